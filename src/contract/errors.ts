@@ -1,0 +1,204 @@
+const BRAND = Symbol.for('oncekey.error')
+
+/** The base of every error of this library. `code` is stable and for programs; `message` is for people. */
+export abstract class IdempotencyError extends Error {
+  /** The HTTP status that an adapter answers with. */
+  abstract readonly statusCode: number
+  /** Whether the same request, sent again later, may succeed. */
+  readonly retryable: boolean = false
+  /** @internal */
+  readonly [BRAND] = true
+
+  protected constructor(
+    readonly code: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options)
+  }
+}
+
+/** Whether `error` came from this library, from whichever copy of it is installed. */
+export function isIdempotencyError(error: unknown): error is IdempotencyError {
+  return typeof error === 'object' && error !== null && BRAND in error
+}
+
+/** A key was required and none was sent. */
+export class KeyMissingError extends IdempotencyError {
+  override readonly name = 'KeyMissingError'
+  readonly statusCode = 400
+
+  constructor(header: string) {
+    super('IDEMPOTENCY_KEY_MISSING', `The header ${header} is required`)
+  }
+}
+
+/** The key is malformed, too long, or was sent more than once. */
+export class KeyInvalidError extends IdempotencyError {
+  override readonly name = 'KeyInvalidError'
+  readonly statusCode = 400
+
+  constructor(reason: string, options?: ErrorOptions) {
+    super('IDEMPOTENCY_KEY_INVALID', reason, options)
+  }
+}
+
+/** The key is known with another fingerprint: it stands for a different request. */
+export class KeyReusedError extends IdempotencyError {
+  override readonly name = 'KeyReusedError'
+  readonly statusCode = 422
+
+  constructor(readonly key: string) {
+    super('IDEMPOTENCY_KEY_REUSED', `Idempotency key "${key}" was used for a different request`)
+  }
+}
+
+/** A request came while the first with the same key was still running. */
+export class KeyInProgressError extends IdempotencyError {
+  override readonly name = 'KeyInProgressError'
+  readonly statusCode = 409
+  override readonly retryable = true
+
+  constructor(readonly key: string) {
+    super('IDEMPOTENCY_KEY_IN_PROGRESS', `A request with idempotency key "${key}" is still running`)
+  }
+}
+
+/** An earlier attempt stopped without saying how it ended. Its effect may or may not have happened. */
+export class OutcomeUnknownError extends IdempotencyError {
+  override readonly name = 'OutcomeUnknownError'
+  readonly statusCode = 409
+
+  constructor(
+    readonly key: string,
+    options?: ErrorOptions,
+  ) {
+    super(
+      'IDEMPOTENCY_OUTCOME_UNKNOWN',
+      `Nobody knows how the operation of idempotency key "${key}" ended`,
+      options,
+    )
+  }
+}
+
+/** The operation ended before, and its answer was too large or otherwise impossible to keep. */
+export class ResponseNotKeptError extends IdempotencyError {
+  override readonly name = 'ResponseNotKeptError'
+  readonly statusCode = 409
+
+  constructor(
+    readonly key: string,
+    /** The status of the first answer, where it is known. */
+    readonly originalStatus: number | undefined,
+  ) {
+    super(
+      'IDEMPOTENCY_RESPONSE_NOT_KEPT',
+      `The operation of idempotency key "${key}" has ended, and its answer was not kept`,
+    )
+  }
+}
+
+/** The store failed, or did not answer in time. */
+export class StoreUnavailableError extends IdempotencyError {
+  override readonly name = 'StoreUnavailableError'
+  readonly statusCode = 503
+  override readonly retryable = true
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('IDEMPOTENCY_STORE_UNAVAILABLE', message, options)
+  }
+}
+
+/** A bounded store holds only live records, and refuses a new one rather than forget one of them. */
+export class StoreFullError extends IdempotencyError {
+  override readonly name = 'StoreFullError'
+  readonly statusCode = 503
+  override readonly retryable = true
+
+  constructor(message: string) {
+    super('IDEMPOTENCY_STORE_FULL', message)
+  }
+}
+
+/** The store's backend is set up in a way that would lose records. Thrown at start. */
+export class StoreUnfitError extends IdempotencyError {
+  override readonly name = 'StoreUnfitError'
+  readonly statusCode = 500
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('IDEMPOTENCY_STORE_UNFIT', message, options)
+  }
+}
+
+/** An option is missing or wrong. Thrown at start. */
+export class OptionsError extends IdempotencyError {
+  override readonly name = 'OptionsError'
+  readonly statusCode = 500
+
+  constructor(message: string) {
+    super('IDEMPOTENCY_OPTIONS_INVALID', message)
+  }
+}
+
+/** The scope function named no caller, and a key without a scope could answer one caller with another's reply. */
+export class ScopeMissingError extends IdempotencyError {
+  override readonly name = 'ScopeMissingError'
+  readonly statusCode = 500
+
+  constructor(options?: ErrorOptions) {
+    super(
+      'IDEMPOTENCY_SCOPE_MISSING',
+      'The scope function must return a well-formed, non-empty string for every request that has a key',
+      options,
+    )
+  }
+}
+
+/** The request cannot be told from others: its input is cyclic, a BigInt, or the application's function failed. */
+export class FingerprintError extends IdempotencyError {
+  override readonly name = 'FingerprintError'
+  readonly statusCode = 500
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('IDEMPOTENCY_FINGERPRINT_FAILED', message, options)
+  }
+}
+
+/** The claim went to somebody else, or may have: the reason of an aborted `signal`. */
+export class ClaimLostError extends IdempotencyError {
+  override readonly name = 'ClaimLostError'
+  readonly statusCode = 409
+
+  constructor(key: string) {
+    super('IDEMPOTENCY_CLAIM_LOST', `The claim of idempotency key "${key}" is no longer held`)
+  }
+}
+
+/** The operation ran for longer than `maxRun`: the reason of an aborted `signal`. */
+export class MaxRunExceededError extends IdempotencyError {
+  override readonly name = 'MaxRunExceededError'
+  readonly statusCode = 503
+
+  constructor(key: string) {
+    super(
+      'IDEMPOTENCY_MAX_RUN_EXCEEDED',
+      `The operation of idempotency key "${key}" ran for longer than maxRun; its claim is no longer renewed`,
+    )
+  }
+}
+
+/** What a retry of `run()` throws when the first run threw: the kept failure, with its name and message. */
+export class OperationFailedError extends IdempotencyError {
+  override readonly name = 'OperationFailedError'
+  readonly statusCode = 500
+
+  constructor(
+    message: string,
+    /** The `name` of the error that the first run threw. */
+    readonly originalName: string,
+    /** The `code` of the error that the first run threw, where it had one. */
+    readonly originalCode: string | undefined,
+  ) {
+    super('IDEMPOTENCY_OPERATION_FAILED', message)
+  }
+}

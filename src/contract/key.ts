@@ -1,0 +1,28 @@
+import { createHash } from 'node:crypto'
+
+/** The longest key, in UTF-16 code units. */
+export const MAX_KEY_LENGTH = 255
+
+/** Why `key` cannot be an idempotency key, or `undefined` when it can. */
+export function keyProblem(key: unknown): string | undefined {
+  if (typeof key !== 'string') return 'An idempotency key must be a string'
+  if (key.length === 0) return 'An idempotency key must not be empty'
+  if (key.length > MAX_KEY_LENGTH) return `An idempotency key has at most ${MAX_KEY_LENGTH} characters`
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
+  if (/[\u0000-\u001f\u007f]/.test(key)) return 'An idempotency key must not hold control characters'
+  if (!key.isWellFormed()) return 'An idempotency key must be well-formed Unicode'
+  return undefined
+}
+
+/** The name of one operation of one caller. The parts are length-prefixed: no two triples share an id. */
+export function recordId(name: {
+  readonly namespace: string
+  readonly scope: string
+  readonly key: string
+}): string {
+  const hash = createHash('sha256')
+  for (const part of [name.namespace, name.scope, name.key]) {
+    hash.update(`${Buffer.byteLength(part)}:`).update(part)
+  }
+  return hash.digest('base64url')
+}

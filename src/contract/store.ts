@@ -1,0 +1,140 @@
+/** What is kept when an operation ends, and handed to every retry. */
+export interface Outcome {
+  /** Whether the operation answered (`succeeded`) or threw (`failed`). Both are final. */
+  readonly result: 'succeeded' | 'failed'
+  /** Opaque text beside the body, written by whoever completed the claim: status and headers for HTTP. */
+  readonly head: string
+  /** The body's bytes; `null` makes this a tombstone: the operation ended, its answer is not kept. */
+  readonly body: Uint8Array | null
+}
+
+/** What a record says about itself to operators. The first claim's values stay; no decision reads them. */
+export interface RecordMeta {
+  /** The key as the client sent it, without quotes. */
+  readonly key: string
+  /** Method and route pattern, such as `POST /payments/:id`, or the name of an operation. */
+  readonly route: string
+  /** A hash of the scope: enough to compare, not enough to read. */
+  readonly scope: string
+  /** When the first claim was made by the claiming process's clock, in epoch milliseconds. */
+  readonly firstSeenAt: number
+}
+
+/** What the engine asks for when it wants the right to run. */
+export interface ClaimRequest {
+  /** SHA-256 over namespace, scope and key, base64url: the only name a store knows. */
+  readonly id: string
+  /** Unguessable, one for each claim. Only characters of base64url. */
+  readonly token: string
+  /** Which request the key stands for. Only characters of base64url. */
+  readonly fingerprint: string
+  /** How long the claim lasts without a renewal, in milliseconds. */
+  readonly leaseMs: number
+  /** How long an unresolved claim is remembered, in milliseconds, and never shorter than its lease. */
+  readonly ttlMs: number
+  /** Whether a claim whose lease has lapsed may be taken over, under the next fence. */
+  readonly takeOver: boolean
+  readonly meta: RecordMeta
+}
+
+/** What a claim found. Only `acquired` gives the right to run. */
+export type ClaimResult =
+  | { readonly status: 'acquired'; readonly fence: number }
+  | { readonly status: 'running'; readonly fingerprint: string; readonly leaseLeftMs: number }
+  | {
+      readonly status: 'unknown'
+      readonly fingerprint: string
+      readonly fence: number
+      readonly meta: RecordMeta
+    }
+  | {
+      readonly status: 'completed'
+      readonly fingerprint: string
+      readonly outcome: Outcome
+      /** Milliseconds since completion, by the store's clock. */
+      readonly ageMs: number
+    }
+
+interface StoredRecordBase {
+  readonly id: string
+  readonly fingerprint: string
+  readonly fence: number
+  readonly meta: RecordMeta
+  /** Milliseconds until the record is forgotten, by the store's clock. */
+  readonly expiresInMs: number
+}
+
+/** A record as `find` reports it. */
+export type StoredRecord =
+  | (StoredRecordBase & { readonly status: 'running'; readonly leaseLeftMs: number })
+  | (StoredRecordBase & { readonly status: 'unknown' })
+  | (StoredRecordBase & {
+      readonly status: 'completed'
+      readonly outcome: Outcome
+      readonly ageMs: number
+    })
+
+/**
+ * Where claims and outcomes live.
+ *
+ * Every method is one atomic step of the backend and one round trip, and time is the backend's clock. A method
+ * resolves with what it found and rejects only when the backend failed: then the step may or may not have happened.
+ */
+export interface IdempotencyStore {
+  /**
+   * Claims an id. Of any number of concurrent callers, one sees `acquired`.
+   *
+   * A record whose lease has lapsed reports `unknown`, unless `takeOver` is set and the fingerprints are equal: then
+   * it is acquired under the next fence, with the new token. The first claim's `meta` stays.
+   *
+   * @throws {StoreFullError} when the store is bounded and holds only live records.
+   */
+  claim(request: ClaimRequest): Promise<ClaimResult>
+
+  /**
+   * Makes the lease end `leaseMs` from now, while `token` holds the id. A lapsed lease that nobody took revives.
+   *
+   * @returns `false` when `token` no longer holds the id, or the operation has ended; nothing is written then.
+   */
+  renew(id: string, token: string, leaseMs: number): Promise<boolean>
+
+  /**
+   * Keeps `outcome` for `ttlMs` from now, while `token` holds the id, whether its lease has lapsed or not.
+   * Completing again with the token that completed answers `true` and changes nothing, so that it may be repeated.
+   *
+   * @returns `false` when the claim was lost; nothing is written then.
+   */
+  complete(id: string, token: string, outcome: Outcome, ttlMs: number): Promise<boolean>
+
+  /**
+   * Gives a claim back: nothing was done. The first claim's record (fence 1) is removed. A taken-over claim
+   * (fence 2 and up) goes back to `unknown`, since an earlier holder may have done it.
+   *
+   * @returns `false` when `token` does not hold a running claim; nothing is written then.
+   */
+  release(id: string, token: string): Promise<boolean>
+
+  /** Reads a record without changing anything. Expired records are absent. */
+  find(id: string): Promise<StoredRecord | undefined>
+
+  /**
+   * Ends an `unknown` record without its token: keeps an outcome for `ttlMs`, or with `'release'` removes the record.
+   *
+   * @returns `false` when the record is not unknown; nothing is written then.
+   */
+  settle(id: string, resolution: Outcome | 'release', ttlMs: number): Promise<boolean>
+
+  /** Resolves when the record may have changed, or when `signal` aborts. Never rejects. */
+  watch?(id: string, signal: AbortSignal): Promise<void>
+
+  /** Removes what has expired, in bounded batches. @returns how many records went. */
+  sweep?(): Promise<number>
+
+  /**
+   * Looks at the backend's configuration, once, before the first claim.
+   *
+   * @returns warnings for operators, a sentence each.
+   * @throws {StoreUnfitError} when the backend must not be used as it is.
+   */
+  check?(): Promise<readonly string[]>
+}
