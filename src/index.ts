@@ -1,3 +1,11 @@
+import { z } from 'zod'
+import { createEngine, type Engine } from './core/engine.js'
+import { type EngineOptions, engineShape, resolveEngineOptions } from './core/engine-options.js'
+import { createRun, type Run, valueOnUnknown } from './core/operation.js'
+import { parseOptions } from './core/parse-options.js'
+import { DEFAULT_POLICY, type Policy, type PolicyOptions, policyShape, resolvePolicy } from './core/policy.js'
+import { memoryStore } from './stores/memory.js'
+
 export type { Duration } from './contract/duration.js'
 export * from './contract/errors.js'
 export type {
@@ -8,3 +16,42 @@ export type {
   RecordMeta,
   StoredRecord,
 } from './contract/store.js'
+export type { Begun, Engine, Operation } from './core/engine.js'
+export type { EngineOptions } from './core/engine-options.js'
+export type { EventSubject, IdempotencyEvent, IdempotencyListener, StoreStep } from './core/events.js'
+export type { Answer, Execution } from './core/execution.js'
+export type { Run, RunExecution, RunOptions } from './core/operation.js'
+export type {
+  OnUnknown,
+  Policy,
+  PolicyOptions,
+  Reconciliation,
+  UnknownOperation,
+  WhenBusy,
+} from './core/policy.js'
+export type { ReplayCacheOptions } from './core/replay-cache.js'
+export { type MemoryStoreOptions, memoryStore } from './stores/memory.js'
+
+/** What `createIdempotency` takes: an engine, and how its operations are run where nothing else is said. */
+export interface IdempotencyOptions extends EngineOptions, PolicyOptions<unknown> {}
+
+/** An engine with its defaults, and `run` for plain functions. */
+export interface Idempotency extends Engine {
+  /** How operations are run where nothing else is said, checked and in milliseconds. */
+  readonly policy: Policy
+  readonly run: Run
+}
+
+const schema = z.strictObject({ ...engineShape, ...policyShape })
+
+/**
+ * Makes functions safe to retry: one effect and one answer for every scope and key.
+ *
+ * @throws {OptionsError} naming the option that is wrong, its value and what would be right.
+ */
+export function createIdempotency(options: IdempotencyOptions = {}): Idempotency {
+  const parsed = parseOptions(schema, options, 'createIdempotency')
+  const policy = resolvePolicy(parsed, DEFAULT_POLICY, valueOnUnknown(parsed.onUnknown))
+  const engine = createEngine({ ...resolveEngineOptions(parsed), store: parsed.store ?? memoryStore() })
+  return { ...engine, policy, run: createRun(engine, policy) }
+}

@@ -154,12 +154,16 @@ export class ScopeMissingError extends IdempotencyError {
   }
 }
 
-/** The request cannot be told from others: its input is cyclic, a BigInt, or the application's function failed. */
+/** The request cannot be told from others: its input is cyclic or a BigInt, nests too deep, or a function failed. */
 export class FingerprintError extends IdempotencyError {
   override readonly name = 'FingerprintError'
-  readonly statusCode = 500
 
-  constructor(message: string, options?: ErrorOptions) {
+  constructor(
+    message: string,
+    /** 400 where the client sent what cannot be compared, 500 where the application made it. */
+    readonly statusCode: 400 | 500,
+    options?: ErrorOptions,
+  ) {
     super('IDEMPOTENCY_FINGERPRINT_FAILED', message, options)
   }
 }

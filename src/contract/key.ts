@@ -26,3 +26,13 @@ export function recordId(name: {
   }
   return hash.digest('base64url')
 }
+
+/** A hash of a scope that operators can compare and nobody can read. */
+export function scopeHash(namespace: string, scope: string): string {
+  return createHash('sha256')
+    .update(`${Buffer.byteLength(namespace)}:`)
+    .update(namespace)
+    .update(scope)
+    .digest('base64url')
+    .slice(0, 22)
+}

@@ -82,7 +82,8 @@ export type StoredRecord =
  */
 export interface IdempotencyStore {
   /**
-   * Claims an id. Of any number of concurrent callers, one sees `acquired`.
+   * Claims an id. Of any number of concurrent callers, one sees `acquired`. A claim repeated with the token that
+   * holds the id answers `acquired` again, so that a client that resends after a lost reply is not locked out.
    *
    * A record whose lease has lapsed reports `unknown`, unless `takeOver` is set and the fingerprints are equal: then
    * it is acquired under the next fence, with the new token. The first claim's `meta` stays.

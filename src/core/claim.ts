@@ -1,0 +1,83 @@
+import { randomUUID } from 'node:crypto'
+import type { ClaimResult, IdempotencyStore } from '../contract/store.js'
+import type { EventSubject, Events } from './events.js'
+import { pause, retryDelayMs } from './execution.js'
+import type { Policy } from './policy.js'
+import type { StoreCalls } from './store-calls.js'
+import type { Upkeep } from './upkeep.js'
+
+/** What is claimed. */
+export interface ClaimIntent {
+  readonly subject: EventSubject
+  readonly fingerprint: string
+  readonly policy: Policy
+  readonly takeOver: boolean
+}
+
+/** What a claim needs of the engine. */
+export interface ClaimContext {
+  readonly store: IdempotencyStore
+  readonly call: StoreCalls
+  readonly events: Events
+  readonly upkeep: Upkeep
+}
+
+/**
+ * Asks the store for a claim. One that gets no answer in time may still be granted later, to nobody: it is given back
+ * in the background, so that the key is not stuck for a lease and then unknown although nothing ran.
+ */
+export function claimStore(
+  intent: ClaimIntent,
+  context: ClaimContext,
+): { readonly token: string; readonly answer: Promise<ClaimResult> } {
+  const { subject, fingerprint, policy, takeOver } = intent
+  const { store, call, events, upkeep } = context
+  const token = randomUUID()
+  let late: Promise<ClaimResult> | undefined
+  const asked = call('claim', () => {
+    late = store.claim({
+      id: subject.id,
+      token,
+      fingerprint,
+      leaseMs: policy.leaseMs,
+      // An unresolved claim must be remembered for at least as long as it may still run.
+      ttlMs: Math.max(policy.ttlMs, policy.maxRunMs + policy.leaseMs),
+      takeOver,
+      meta: { key: subject.key, route: subject.route, scope: subject.scope, firstSeenAt: Date.now() },
+    })
+    return late
+  })
+  const answer = asked.catch((error: unknown) => {
+    events.emit({ type: 'claim-abandoned', operation: subject, error })
+    if (late !== undefined) upkeep.background(giveBack(late))
+    throw error
+  })
+  return { token, answer }
+
+  async function giveBack(claim: Promise<ClaimResult>): Promise<void> {
+    let settled = false
+    let granted: boolean | undefined
+    claim.then(
+      (result) => {
+        settled = true
+        granted = result.status === 'acquired'
+      },
+      () => {
+        settled = true
+      },
+    )
+    const givesUpAt = performance.now() + policy.maxRunMs
+    for (let attempt = 0; performance.now() < givesUpAt; attempt += 1) {
+      await pause(retryDelayMs(attempt))
+      if (granted === false) return
+      // A `false` before the claim has settled proves nothing: the claim may still be on its way.
+      const wasSettled = settled
+      try {
+        const released = await call('release', () => store.release(subject.id, token))
+        if (released || wasSettled) return
+      } catch (error) {
+        events.emit({ type: 'release-failed', operation: subject, error })
+      }
+    }
+  }
+}

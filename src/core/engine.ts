@@ -1,0 +1,274 @@
+import {
+  KeyInProgressError,
+  KeyInvalidError,
+  KeyReusedError,
+  OutcomeUnknownError,
+  ScopeMissingError,
+  StoreUnavailableError,
+} from '../contract/errors.js'
+import { keyProblem, recordId, scopeHash } from '../contract/key.js'
+import type { ClaimResult, IdempotencyStore, Outcome } from '../contract/store.js'
+import { claimStore } from './claim.js'
+import { createEvents, type EventSubject, type IdempotencyListener } from './events.js'
+import {
+  createExecution,
+  createUnprotectedExecution,
+  type Execution,
+  type LiveExecution,
+} from './execution.js'
+import type { Policy } from './policy.js'
+import { createReconciler } from './reconciler.js'
+import { createReplayCache, type ReplayCacheLimits } from './replay-cache.js'
+import { createStoreCalls } from './store-calls.js'
+import { createUpkeep } from './upkeep.js'
+import { createWaitingRoom } from './waiting-room.js'
+
+/** An operation that somebody wants done once. */
+export interface Operation {
+  /** The caller. Two scopes never see each other's keys. */
+  readonly scope: string
+  readonly key: string
+  /** Which request the key stands for; `undefined` turns the check off. */
+  readonly fingerprint: string | undefined
+  /** Method and route pattern, or a name, for operators. */
+  readonly route: string
+  readonly policy: Policy
+}
+
+/** What became of an operation that was not refused: run it, or answer with what was kept. */
+export type Begun =
+  | { readonly kind: 'run'; readonly execution: Execution }
+  | { readonly kind: 'replay'; readonly outcome: Outcome; readonly ageMs: number }
+
+/** Decides for every operation whether it runs, and keeps what it answered. Adapters translate to it and back. */
+export interface Engine {
+  /**
+   * Claims the operation, or finds the outcome of its first run.
+   *
+   * @throws {KeyInvalidError} when the key is empty, too long, or has control characters.
+   * @throws {ScopeMissingError} when the scope is empty.
+   * @throws {KeyReusedError} when the key stands for another request.
+   * @throws {KeyInProgressError} when the first run has not ended, and waiting is not allowed or did not help.
+   * @throws {OutcomeUnknownError} when nobody knows how an earlier run ended.
+   * @throws {StoreUnavailableError} when the store failed or did not answer in time.
+   * @throws {StoreFullError} when a bounded store has no room.
+   */
+  begin(operation: Operation): Promise<Begun>
+
+  /** Subscribes to everything the engine reports. @returns a function that ends the subscription. */
+  on(listener: IdempotencyListener): () => void
+
+  /**
+   * Checks the store, once. Adapters call it at start; the first operation does otherwise.
+   *
+   * @throws {StoreUnfitError} when the store must not be used as it is.
+   * @throws {StoreUnavailableError} when it cannot be reached.
+   */
+  check(): Promise<void>
+
+  /** Ends upkeep, and waits for outcomes that are still being saved, at most `storeTimeout` long. The store stays open. */
+  close(): Promise<void>
+}
+
+/** What an engine is made of, checked and complete. */
+export interface EngineSettings {
+  readonly store: IdempotencyStore
+  readonly namespace: string
+  readonly storeTimeoutMs: number
+  readonly replayCache: ReplayCacheLimits | false
+  readonly sweepMs: number | false
+}
+
+/** What one process has in flight for an id: a claim that the store has not answered, or one that is held. */
+interface InFlight {
+  readonly fingerprint: string
+  readonly answer: Promise<ClaimResult>
+  execution: LiveExecution | undefined
+}
+
+/** The fingerprint of an operation that turned the check off. */
+const UNCHECKED = 'unchecked'
+
+/** Makes the engine of one store. */
+export function createEngine(settings: EngineSettings): Engine {
+  const { store, namespace, storeTimeoutMs } = settings
+  const events = createEvents()
+  const call = createStoreCalls({ events, storeTimeoutMs })
+  const cache = settings.replayCache === false ? undefined : createReplayCache(settings.replayCache)
+  const waiting = createWaitingRoom(store.watch?.bind(store))
+  const upkeep = createUpkeep({ store, call, events, sweepMs: settings.sweepMs, storeTimeoutMs })
+  const reconcile = createReconciler({ store, call, events })
+  const inFlight = new Map<string, InFlight>()
+
+  async function begin(operation: Operation): Promise<Begun> {
+    const problem = keyProblem(operation.key)
+    if (problem !== undefined) throw new KeyInvalidError(problem)
+    if (operation.scope === '' || !operation.scope.isWellFormed()) throw new ScopeMissingError()
+    const { key, scope, route } = operation
+    const id = recordId({ namespace, scope, key })
+    const subject: EventSubject = { id, key, route, scope: scopeHash(namespace, scope) }
+    const cached = cache?.get(id)
+    if (cached !== undefined) {
+      refuseMismatch(subject, operation.fingerprint, cached.fingerprint)
+      const ageMs = cached.ageMs + (performance.now() - cached.cachedAt)
+      return replay(subject, 'cache', cached.outcome, ageMs)
+    }
+    try {
+      if (!upkeep.isReady) await upkeep.check()
+      return await decide(subject, operation)
+    } catch (error) {
+      // A store that is full or unfit is there, and says no: that is never a reason to run unprotected.
+      const isAway = error instanceof StoreUnavailableError
+      if (!isAway || operation.policy.onStoreOutage !== 'run') throw error
+      events.emit({ type: 'unprotected', operation: subject, error })
+      return { kind: 'run', execution: createUnprotectedExecution() }
+    }
+  }
+
+  async function decide(subject: EventSubject, operation: Operation): Promise<Begun> {
+    const { policy } = operation
+    const startedAt = performance.now()
+    let takeOver = policy.onUnknown === 'rerun'
+    for (let looks = 0; ; looks += 1) {
+      const found = await claimOrShare(subject, operation, takeOver)
+      if (found.status === 'acquired') return { kind: 'run', execution: found.execution }
+      refuseMismatch(subject, operation.fingerprint, found.fingerprint)
+      if (found.status === 'completed') {
+        remember(subject.id, found.fingerprint, found.outcome, policy.ttlMs - found.ageMs, found.ageMs)
+        return replay(subject, 'store', found.outcome, found.ageMs)
+      }
+      if (found.status === 'running') {
+        await waitOrRefuse(subject, policy, { startedAt, looks, ...found })
+        continue
+      }
+      // A shared claim that did not ask for a take-over says nothing about whether ours is granted.
+      if (takeOver && found.shared) continue
+      if (takeOver || policy.onUnknown === 'reject') throw unknown(subject, found.fence)
+      const answer = await reconcile(subject, operation, found)
+      if (answer === 'reject') throw unknown(subject, found.fence)
+      takeOver = answer === 'rerun'
+    }
+  }
+
+  type Found =
+    | { readonly status: 'acquired'; readonly execution: LiveExecution }
+    | (Exclude<ClaimResult, { status: 'acquired' | 'running' }> & { readonly shared: boolean })
+    | {
+        readonly status: 'running'
+        readonly fingerprint: string
+        readonly leaseLeftMs: number
+        /** Held by this process: it will say when it ends, nobody needs to ask the store. */
+        readonly isOurs: boolean
+      }
+
+  /** Claims an id at the store, or joins the claim that this process already has or is asking for. */
+  async function claimOrShare(
+    subject: EventSubject,
+    operation: Operation,
+    takeOver: boolean,
+  ): Promise<Found> {
+    const current = inFlight.get(subject.id)
+    if (current !== undefined) {
+      const answer = await current.answer
+      if (answer.status !== 'acquired') return asFound(answer, true)
+      // It may have ended while we waited for its answer, and then nobody would wake us.
+      if (inFlight.get(subject.id) !== current) return claimOrShare(subject, operation, takeOver)
+      const leaseLeftMs = current.execution?.leaseLeftMs() ?? 0
+      if (leaseLeftMs > 0)
+        return { status: 'running', fingerprint: current.fingerprint, leaseLeftMs, isOurs: true }
+    }
+    // Nobody here has it, or nobody here can vouch for its lease any more: the store's clock decides.
+    return claim(subject, operation, takeOver)
+  }
+
+  async function claim(subject: EventSubject, operation: Operation, takeOver: boolean): Promise<Found> {
+    const { policy } = operation
+    const fingerprint = operation.fingerprint ?? UNCHECKED
+    const claimedAt = performance.now()
+    const attempt = claimStore({ subject, fingerprint, policy, takeOver }, { store, call, events, upkeep })
+    const mine: InFlight = { fingerprint, answer: attempt.answer, execution: undefined }
+    inFlight.set(subject.id, mine)
+    let answer: ClaimResult
+    try {
+      answer = await attempt.answer
+    } catch (error) {
+      forget(subject.id, mine)
+      throw error
+    }
+    if (answer.status !== 'acquired') {
+      forget(subject.id, mine)
+      return asFound(answer, false)
+    }
+    events.emit({ type: 'claimed', operation: subject, fence: answer.fence })
+    const held = { subject, token: attempt.token, fence: answer.fence, fingerprint, policy, claimedAt }
+    const execution = createExecution(held, {
+      store,
+      call,
+      events,
+      background: upkeep.background,
+      onEnd(kept) {
+        if (kept !== undefined) remember(subject.id, fingerprint, kept.outcome, kept.ttlMs, 0)
+        forget(subject.id, mine)
+      },
+    })
+    mine.execution = execution
+    return { status: 'acquired', execution }
+  }
+
+  function forget(id: string, entry: InFlight): void {
+    if (inFlight.get(id) === entry) inFlight.delete(id)
+    waiting.wake(id)
+  }
+
+  function remember(
+    id: string,
+    fingerprint: string,
+    outcome: Outcome,
+    ttlLeftMs: number,
+    ageMs: number,
+  ): void {
+    cache?.set(id, { fingerprint, outcome, ageMs, cachedAt: performance.now() }, ttlLeftMs)
+  }
+
+  function replay(operation: EventSubject, from: 'store' | 'cache', outcome: Outcome, ageMs: number): Begun {
+    events.emit({ type: 'replayed', operation, from, ageMs, tombstone: outcome.body === null })
+    return { kind: 'replay', outcome, ageMs }
+  }
+
+  function refuseMismatch(subject: EventSubject, asked: string | undefined, kept: string): void {
+    if (asked === undefined || asked === kept || kept === UNCHECKED) return
+    events.emit({ type: 'mismatch', operation: subject })
+    throw new KeyReusedError(subject.key)
+  }
+
+  function unknown(subject: EventSubject, fence: number): OutcomeUnknownError {
+    events.emit({ type: 'unknown', operation: subject, fence })
+    return new OutcomeUnknownError(subject.key)
+  }
+
+  async function waitOrRefuse(
+    subject: EventSubject,
+    { whenBusy }: Policy,
+    busy: {
+      readonly startedAt: number
+      readonly looks: number
+      readonly leaseLeftMs: number
+      readonly isOurs: boolean
+    },
+  ): Promise<void> {
+    const waitedMs = performance.now() - busy.startedAt
+    if (whenBusy === 'reject' || waitedMs >= whenBusy.waitMs || waiting.size >= whenBusy.waiters) {
+      events.emit({ type: 'in-progress', operation: subject })
+      throw new KeyInProgressError(subject.key)
+    }
+    const maxMs = Math.min(whenBusy.waitMs - waitedMs, Math.max(1, busy.leaseLeftMs))
+    await waiting.wait(subject.id, { maxMs, looks: busy.isOurs ? undefined : busy.looks })
+    events.emit({ type: 'waited', operation: subject, waitedMs: performance.now() - busy.startedAt })
+  }
+
+  return { begin, on: events.on, check: upkeep.check, close: upkeep.close }
+}
+
+function asFound(answer: Exclude<ClaimResult, { status: 'acquired' }>, shared: boolean) {
+  return answer.status === 'running' ? { ...answer, isOurs: false } : { ...answer, shared }
+}

@@ -1,0 +1,118 @@
+/** Which operation an event is about. */
+export interface EventSubject {
+  /** The record's name in the store. */
+  readonly id: string
+  /** The key as the client sent it. Treat it as personal data. */
+  readonly key: string
+  /** A hash of the scope. */
+  readonly scope: string
+  /** Method and route pattern, or the name of the operation. */
+  readonly route: string
+}
+
+interface About {
+  readonly operation: EventSubject
+}
+
+/** The store's steps, as `store-call` names them. */
+export type StoreStep = 'claim' | 'renew' | 'complete' | 'release' | 'find' | 'settle' | 'sweep' | 'check'
+
+/** What the engine reports, each step once. Metrics, traces and logs subscribe to these and to nothing else. */
+export type IdempotencyEvent =
+  /** The right to run was acquired. `fence` above 1 is a take-over of an unknown operation. */
+  | (About & { readonly type: 'claimed'; readonly fence: number })
+  /** A kept outcome answered a retry. */
+  | (About & {
+      readonly type: 'replayed'
+      readonly from: 'store' | 'cache'
+      readonly ageMs: number
+      readonly tombstone: boolean
+    })
+  /** A duplicate was refused because the first is still running. */
+  | (About & { readonly type: 'in-progress' })
+  /** The key came with another fingerprint, and was refused. */
+  | (About & { readonly type: 'mismatch' })
+  /** A retry was refused because nobody knows how an earlier attempt ended. */
+  | (About & { readonly type: 'unknown'; readonly fence: number })
+  /** A concurrent duplicate waited for `waitedMs`, and then went on. */
+  | (About & { readonly type: 'waited'; readonly waitedMs: number })
+  /** The application's `onUnknown` function answered, or failed with `error`. */
+  | (About & {
+      readonly type: 'reconciled'
+      readonly answer: 'outcome' | 'rerun' | 'reject'
+      readonly fence: number
+    })
+  | (About & { readonly type: 'reconcile-failed'; readonly error: unknown })
+  /** An outcome was kept, `runMs` after its claim. `late` marks one that could not be kept at the first attempt. */
+  | (About & {
+      readonly type: 'completed'
+      readonly result: 'succeeded' | 'failed'
+      readonly tombstone: boolean
+      readonly runMs: number
+      readonly late: boolean
+    })
+  /** The operation ended and its body could not be kept: a tombstone was kept in its place. */
+  | (About & { readonly type: 'body-not-kept'; readonly reason: string })
+  /** A claim was given back, because nothing was done. */
+  | (About & { readonly type: 'released'; readonly runMs: number })
+  /** The claim is held by somebody else, or may be: its signal has aborted. */
+  | (About & { readonly type: 'claim-lost'; readonly fence: number })
+  /** A renewal got no answer. The claim is still held while its lease lasts. */
+  | (About & { readonly type: 'renewal-failed'; readonly error: unknown })
+  /** The operation ran for longer than `maxRun`: its claim is no longer renewed, its signal has aborted. */
+  | (About & { readonly type: 'max-run'; readonly fence: number })
+  /** The outcome could not be saved at the first attempt. It is tried again in the background. */
+  | (About & { readonly type: 'save-failed'; readonly error: unknown })
+  /** The outcome could not be saved until `maxRun`, and is given up: the operation becomes unknown. */
+  | (About & { readonly type: 'save-abandoned'; readonly error: unknown })
+  /** The operation ended after its claim was lost, and its own outcome was not kept. */
+  | (About & { readonly type: 'outcome-lost'; readonly fence: number })
+  /** A claim that got no answer is being given back, in the background, or could not be. */
+  | (About & { readonly type: 'claim-abandoned'; readonly error: unknown })
+  | (About & { readonly type: 'release-failed'; readonly error: unknown })
+  /** The handler ran without protection, because the store was away and `onStoreOutage` is `'run'`. */
+  | (About & { readonly type: 'unprotected'; readonly error: unknown })
+  /** One call of the store took `durationMs`. `error` is there when it failed. */
+  | {
+      readonly type: 'store-call'
+      readonly step: StoreStep
+      readonly durationMs: number
+      readonly error?: unknown
+    }
+  /** The store said something that an operator should know, or a step of its upkeep failed. */
+  | { readonly type: 'store-warning'; readonly message: string; readonly error?: unknown }
+  /** Expired records were removed. */
+  | { readonly type: 'swept'; readonly removed: number }
+
+/** Receives every event. It must not throw: what it throws becomes a process warning and changes nothing. */
+export type IdempotencyListener = (event: IdempotencyEvent) => void
+
+/** A list of listeners, and the way to tell them. */
+export interface Events {
+  emit(event: IdempotencyEvent): void
+  /** @returns a function that ends the subscription. */
+  on(listener: IdempotencyListener): () => void
+}
+
+/** Makes an empty list of listeners. */
+export function createEvents(): Events {
+  const listeners = new Set<IdempotencyListener>()
+  return {
+    emit(event) {
+      for (const listener of listeners) {
+        try {
+          listener(event)
+        } catch (error) {
+          // An observer must never change an answer, and its failure must not be silent either.
+          process.emitWarning(error instanceof Error ? error : String(error), 'OncekeyListenerWarning')
+        }
+      }
+    },
+    on(listener) {
+      listeners.add(listener)
+      return () => {
+        listeners.delete(listener)
+      }
+    },
+  }
+}

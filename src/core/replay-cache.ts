@@ -1,0 +1,59 @@
+import { LRUCache } from 'lru-cache'
+import type { Duration } from '../contract/duration.js'
+import type { Outcome } from '../contract/store.js'
+
+/** How much this process remembers of completed outcomes, so that a storm of retries costs no round trip. */
+export interface ReplayCacheOptions {
+  /** @default 10_000 */
+  readonly entries?: number
+  /** Bytes of heads and bodies. @default 33_554_432 (32 MiB) */
+  readonly bytes?: number
+  /** The longest that a settlement by an operator goes unseen by this process. @default '1m' */
+  readonly maxAge?: Duration
+}
+
+/** Limits of a replay cache, checked. */
+export interface ReplayCacheLimits {
+  readonly entries: number
+  readonly bytes: number
+  readonly maxAgeMs: number
+}
+
+/** A completed outcome, as this process saw it. */
+export interface CachedOutcome {
+  readonly fingerprint: string
+  readonly outcome: Outcome
+  /** How old the outcome was when it was put here, and when that was by this process's monotonic clock. */
+  readonly ageMs: number
+  readonly cachedAt: number
+}
+
+/** Completed outcomes by id. They never change until their ttl, so a copy is as good as the store's. */
+export interface ReplayCache {
+  get(id: string): CachedOutcome | undefined
+  set(id: string, entry: CachedOutcome, ttlLeftMs: number): void
+  delete(id: string): void
+}
+
+const ENTRY_OVERHEAD_BYTES = 256
+
+/** Makes a bounded cache of completed outcomes. */
+export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
+  const cache = new LRUCache<string, CachedOutcome>({
+    max: limits.entries,
+    maxSize: limits.bytes,
+    maxEntrySize: limits.bytes,
+    sizeCalculation: ({ outcome }) =>
+      ENTRY_OVERHEAD_BYTES + outcome.head.length + (outcome.body?.byteLength ?? 0),
+    ttl: limits.maxAgeMs,
+  })
+  return {
+    get: (id) => cache.get(id),
+    set(id, entry, ttlLeftMs) {
+      if (ttlLeftMs >= 1) cache.set(id, entry, { ttl: Math.min(limits.maxAgeMs, ttlLeftMs) })
+    },
+    delete(id) {
+      cache.delete(id)
+    },
+  }
+}

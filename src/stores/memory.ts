@@ -1,0 +1,270 @@
+import { OptionsError, StoreFullError } from '../contract/errors.js'
+import type { ClaimRequest, ClaimResult, IdempotencyStore, Outcome, StoredRecord } from '../contract/store.js'
+
+/** How much a memory store holds. */
+export interface MemoryStoreOptions {
+  /**
+   * How many records. A full store refuses new claims, and never forgets a record that still counts.
+   *
+   * @default 100_000
+   */
+  readonly maxEntries?: number
+  /**
+   * How many bytes of records, estimated.
+   *
+   * @default 67_108_864 (64 MiB)
+   */
+  readonly maxBytes?: number
+}
+
+interface MemoryRecord {
+  readonly id: string
+  readonly fingerprint: string
+  readonly meta: ClaimRequest['meta']
+  fence: number
+  /** `undefined` after a release or a settlement: nobody holds it. */
+  token: string | undefined
+  leaseUntil: number
+  completed: { readonly outcome: Outcome; readonly at: number } | undefined
+  expiresAt: number
+  queue: Set<MemoryRecord> | undefined
+  bytes: number
+}
+
+const RECORD_OVERHEAD_BYTES = 400
+
+/**
+ * Keeps records in this process: for one process, for tests and for trying things out. A restart forgets them all, and
+ * with them which operations already ran.
+ *
+ * @throws {OptionsError} when a limit is not a whole number above zero.
+ */
+export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore {
+  const { maxEntries = 100_000, maxBytes = 64 * 1024 * 1024 } = options
+  assertLimit('maxEntries', maxEntries)
+  assertLimit('maxBytes', maxBytes)
+
+  const records = new Map<string, MemoryRecord>()
+  // Records that are kept equally long expire in the order in which they were put here, so only heads are looked at.
+  const queues = new Map<number, Set<MemoryRecord>>()
+  const watchers = new Map<string, Set<() => void>>()
+  let bytes = 0
+
+  function live(id: string): MemoryRecord | undefined {
+    const record = records.get(id)
+    if (record === undefined || !hasExpired(record, performance.now())) return record
+    remove(record)
+    return undefined
+  }
+
+  function remove(record: MemoryRecord): void {
+    records.delete(record.id)
+    record.queue?.delete(record)
+    bytes -= record.bytes
+    changed(record.id)
+  }
+
+  function expireIn(record: MemoryRecord, ttlMs: number): void {
+    record.queue?.delete(record)
+    let queue = queues.get(ttlMs)
+    if (queue === undefined) {
+      queue = new Set()
+      queues.set(ttlMs, queue)
+    }
+    record.expiresAt = performance.now() + ttlMs
+    record.queue = queue
+    queue.add(record)
+  }
+
+  function resize(record: MemoryRecord, size: number): void {
+    bytes += size - record.bytes
+    record.bytes = size
+  }
+
+  function sweep(): number {
+    const now = performance.now()
+    let removed = 0
+    for (const [ttlMs, queue] of queues) {
+      for (const record of queue) {
+        if (record.expiresAt > now) break
+        if (!hasExpired(record, now)) continue
+        remove(record)
+        removed += 1
+      }
+      if (queue.size === 0) queues.delete(ttlMs)
+    }
+    return removed
+  }
+
+  function makeRoom(entries: number, size: number): void {
+    const isRoom = () => records.size + entries <= maxEntries && bytes + size <= maxBytes
+    if (isRoom()) return
+    sweep()
+    if (isRoom()) return
+    throw new StoreFullError(
+      `The memory store is full of live records (${records.size} of ${maxEntries} entries, ${bytes} of ${maxBytes} bytes)`,
+    )
+  }
+
+  function changed(id: string): void {
+    const waiting = watchers.get(id)
+    if (waiting === undefined) return
+    watchers.delete(id)
+    for (const resolve of waiting) resolve()
+  }
+
+  function keep(record: MemoryRecord, outcome: Outcome, ttlMs: number): void {
+    // A copy: what the caller does with its buffer afterwards must not change an answer.
+    const body = outcome.body === null ? null : Uint8Array.from(outcome.body)
+    const size = sizeOf(record, outcome.head.length * 2 + (body?.byteLength ?? 0))
+    // A tombstone always fits: to forget that an operation ended would be worse than a few bytes too many.
+    if (body !== null) makeRoom(0, size - record.bytes)
+    resize(record, size)
+    record.completed = { outcome: { ...outcome, body }, at: performance.now() }
+    expireIn(record, ttlMs)
+    changed(record.id)
+  }
+
+  function acquire(record: MemoryRecord, { token, leaseMs, ttlMs }: ClaimRequest): ClaimResult {
+    record.token = token
+    record.leaseUntil = performance.now() + leaseMs
+    expireIn(record, ttlMs)
+    return { status: 'acquired', fence: record.fence }
+  }
+
+  return {
+    async claim(request) {
+      const { id, token, fingerprint, meta } = request
+      const found = live(id)
+      if (found === undefined) {
+        const record: MemoryRecord = {
+          id,
+          fingerprint,
+          meta: { ...meta },
+          fence: 1,
+          token,
+          leaseUntil: 0,
+          completed: undefined,
+          expiresAt: 0,
+          queue: undefined,
+          bytes: 0,
+        }
+        const size = sizeOf(record, 0)
+        makeRoom(1, size)
+        records.set(id, record)
+        resize(record, size)
+        return acquire(record, request)
+      }
+      if (found.completed !== undefined) {
+        const { outcome, at } = found.completed
+        return {
+          status: 'completed',
+          fingerprint: found.fingerprint,
+          outcome,
+          ageMs: performance.now() - at,
+        }
+      }
+      if (found.token === token) return acquire(found, request)
+      const leaseLeftMs = found.leaseUntil - performance.now()
+      if (leaseLeftMs > 0) return { status: 'running', fingerprint: found.fingerprint, leaseLeftMs }
+      if (request.takeOver && found.fingerprint === fingerprint) {
+        found.fence += 1
+        return acquire(found, request)
+      }
+      return { status: 'unknown', fingerprint: found.fingerprint, fence: found.fence, meta: found.meta }
+    },
+
+    async renew(id, token, leaseMs) {
+      const record = live(id)
+      if (record === undefined || record.completed !== undefined || record.token !== token) return false
+      record.leaseUntil = performance.now() + leaseMs
+      return true
+    },
+
+    async complete(id, token, outcome, ttlMs) {
+      const record = live(id)
+      if (record === undefined || record.token !== token) return false
+      if (record.completed === undefined) keep(record, outcome, ttlMs)
+      return true
+    },
+
+    async release(id, token) {
+      const record = live(id)
+      if (record === undefined || record.completed !== undefined || record.token !== token) return false
+      if (record.fence === 1) {
+        remove(record)
+        return true
+      }
+      record.token = undefined
+      record.leaseUntil = 0
+      changed(id)
+      return true
+    },
+
+    async find(id) {
+      const record = live(id)
+      return record === undefined ? undefined : asStored(record)
+    },
+
+    async settle(id, resolution, ttlMs) {
+      const record = live(id)
+      if (record === undefined || record.completed !== undefined) return false
+      if (record.leaseUntil > performance.now()) return false
+      if (resolution === 'release') {
+        remove(record)
+        return true
+      }
+      keep(record, resolution, ttlMs)
+      record.token = undefined
+      return true
+    },
+
+    watch: (id, signal) =>
+      new Promise((resolve) => {
+        if (signal.aborted) return resolve()
+        const waiting = watchers.get(id) ?? new Set()
+        watchers.set(id, waiting)
+        const done = (): void => {
+          signal.removeEventListener('abort', done)
+          waiting.delete(done)
+          if (waiting.size === 0 && watchers.get(id) === waiting) watchers.delete(id)
+          resolve()
+        }
+        signal.addEventListener('abort', done)
+        waiting.add(done)
+      }),
+
+    async sweep() {
+      return sweep()
+    },
+  }
+}
+
+function hasExpired(record: MemoryRecord, now: number): boolean {
+  if (record.expiresAt > now) return false
+  return record.completed !== undefined || record.leaseUntil <= now
+}
+
+function sizeOf(record: MemoryRecord, outcomeBytes: number): number {
+  const { key, route, scope } = record.meta
+  const characters = record.id.length + record.fingerprint.length + key.length + route.length + scope.length
+  return RECORD_OVERHEAD_BYTES + characters * 2 + outcomeBytes
+}
+
+function asStored(record: MemoryRecord): StoredRecord {
+  const now = performance.now()
+  const { id, fingerprint, fence, meta, completed } = record
+  const expiresInMs = Math.max(record.expiresAt, completed === undefined ? record.leaseUntil : 0) - now
+  const base = { id, fingerprint, fence, meta, expiresInMs }
+  if (completed !== undefined)
+    return { ...base, status: 'completed', outcome: completed.outcome, ageMs: now - completed.at }
+  const leaseLeftMs = record.leaseUntil - now
+  return leaseLeftMs > 0 ? { ...base, status: 'running', leaseLeftMs } : { ...base, status: 'unknown' }
+}
+
+function assertLimit(name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value > 0) return
+  throw new OptionsError(
+    `memoryStore: option "${name}" must be a whole number above zero; got ${String(value)}`,
+  )
+}
