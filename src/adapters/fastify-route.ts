@@ -1,0 +1,253 @@
+import { createHash } from 'node:crypto'
+import { Transform } from 'node:stream'
+import type {
+  FastifyReply,
+  FastifyRequest,
+  onErrorHookHandler,
+  onSendHookHandler,
+  preHandlerHookHandler,
+  preParsingHookHandler,
+  RequestPayload,
+  RouteHandlerMethod,
+  RouteOptions,
+} from 'fastify'
+import { OptionsError } from '../contract/errors.js'
+import { admit, type Guard, keyOf } from '../http/admission.js'
+import type { Exchange } from '../http/exchange.js'
+import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
+import { type HttpSettings, parseRouteOptions } from '../http/http-options.js'
+import { captureRaw } from '../http/raw-capture.js'
+import type { Idempotency } from '../index.js'
+import { capturePayload } from './fastify-payload.js'
+import { ensureState, stateOf } from './fastify-request.js'
+
+type RouteGuard = Guard<FastifyRequest>
+
+/** The hooks of a route look their guard up here, so that a registration in an inner context can take its place. */
+interface Slot {
+  guard: RouteGuard | undefined
+}
+
+const slots = new WeakMap<RouteOptions, Slot>()
+
+/** Makes the `onRoute` hook of one registration: it puts hooks on protected routes, and leaves the others alone. */
+export function createRouteProtection(registration: {
+  readonly engine: Idempotency
+  readonly settings: HttpSettings<FastifyRequest>
+  readonly isGlobal: boolean
+  readonly where: string
+}): (route: RouteOptions) => void {
+  return (route) => {
+    const settings = settingsOf(route, registration)
+    const guard = settings && { engine: registration.engine, settings }
+    const slot = slots.get(route)
+    if (slot !== undefined) {
+      slot.guard = guard
+      return
+    }
+    if (guard === undefined) return
+    const own: Slot = { guard }
+    slots.set(route, own)
+    protect(route, own)
+  }
+}
+
+function settingsOf(
+  route: RouteOptions,
+  registration: Parameters<typeof createRouteProtection>[0],
+): HttpSettings<FastifyRequest> | undefined {
+  const { isGlobal, where } = registration
+  const said: unknown = route.config?.idempotency
+  if (said === false || (said === undefined && !isGlobal)) return undefined
+  const name = `${where}: route ${[route.method].flat().join(',')} ${route.url}`
+  const settings =
+    said === undefined || said === true
+      ? registration.settings
+      : parseRouteOptions(said, registration.settings, name)
+  const methods = [route.method].flat()
+  if (methods.some((method) => settings.methods.includes(method))) return settings
+  // Fastify makes a HEAD route beside every GET, with the same config.
+  if (said === undefined || methods.every((method) => method === 'HEAD')) return undefined
+  throw new OptionsError(
+    `${name}: option "methods" protects ${settings.methods.join(', ')} only. Name this route's method there, or take config.idempotency away`,
+  )
+}
+
+function protect(route: RouteOptions, slot: Slot): void {
+  // Last before the handler: what authentication or validation refuses never becomes an outcome.
+  route.preHandler = [...listOf(route.preHandler), createPreHandler(slot)]
+  // First of the route's: a body is kept as the handler made it, and compressed afterwards.
+  route.onSend = [createOnSend(slot), ...listOf(route.onSend)]
+  route.onError = [onError, ...listOf(route.onError)]
+  route.preParsing = [...listOf(route.preParsing), createPreParsing(slot)]
+  route.handler = watched(route.handler)
+}
+
+function listOf<Hook>(hooks: Hook | Hook[] | undefined): Hook[] {
+  return hooks === undefined ? [] : ([hooks].flat() as Hook[])
+}
+
+function createPreParsing(slot: Slot): preParsingHookHandler {
+  return (request, _reply, payload, done) => {
+    if (slot.guard?.settings.fingerprint !== 'raw') return done(null, payload)
+    const hash = createHash('sha256')
+    ensureState(request).rawHash = hash
+    const tee: Transform & { receivedEncodedLength?: number } = new Transform({
+      transform(chunk: Buffer, _encoding, next) {
+        hash.update(chunk)
+        // Fastify compares this with Content-Length.
+        tee.receivedEncodedLength = (tee.receivedEncodedLength ?? 0) + chunk.byteLength
+        next(null, chunk)
+      },
+    })
+    payload.on('error', (error) => tee.destroy(error))
+    done(null, payload.pipe(tee) as RequestPayload)
+  }
+}
+
+function createPreHandler(slot: Slot): preHandlerHookHandler {
+  return (request, reply, done) => {
+    const { guard } = slot
+    if (guard === undefined || !guard.settings.methods.includes(request.method)) return done()
+    let key: string | undefined
+    try {
+      key = keyOf(guard, { request, raw: request.raw })
+    } catch (error) {
+      give(request, reply, refusalOf(error, guard.settings, request))
+      return
+    }
+    if (key === undefined) return done()
+    const { method, originalUrl: url, body } = request
+    const route = `${method} ${request.routeOptions.url}`
+    const rawDigest = stateOf(request)?.rawHash?.digest()
+    admit(guard, key, { request, raw: request.raw, method, url, route, body, rawDigest }).then(
+      (admission) => {
+        if (admission.kind === 'answer') return give(request, reply, admission.answer)
+        start(request, reply, admission.exchange, guard)
+        done()
+      },
+      done,
+    )
+  }
+}
+
+function give(request: FastifyRequest, reply: FastifyReply, answer: GivenAnswer): void {
+  ensureState(request).given = answer
+  if (answer.error?.statusCode === 500)
+    request.log.error({ err: answer.error }, 'oncekey: the request cannot be protected')
+  put(reply, answer)
+  if (answer.body === undefined) reply.send()
+  else reply.send(answer.isText ? Buffer.from(answer.body).toString() : answer.body)
+}
+
+function put(reply: FastifyReply, answer: GivenAnswer): void {
+  reply.code(answer.status)
+  if (!answer.headers.some(([name]) => name === 'content-type')) reply.removeHeader('content-type')
+  for (const [name, value] of answer.headers) reply.header(name, value)
+}
+
+function start(request: FastifyRequest, reply: FastifyReply, exchange: Exchange, guard: RouteGuard): void {
+  const state = ensureState(request)
+  state.exchange = exchange
+  const { raw } = reply
+  // Fastify sends these without its own hooks, so they are captured where they are written.
+  const hijack = reply.hijack
+  const callNotFound = reply.callNotFound
+  const capture = (): void =>
+    captureRaw(raw, { maxBodyBytes: guard.settings.maxBodyBytes, end: exchange.end })
+  reply.hijack = function () {
+    capture()
+    return hijack.call(this)
+  }
+  reply.callNotFound = function () {
+    capture()
+    return callNotFound.call(this)
+  }
+  raw.once('finish', () => {
+    // Somebody wrote to the raw response, past Fastify: the answer is gone, that the operation ended is not.
+    if (!exchange.isOpen || state.hasTimedOut) return
+    exchange
+      .end({ status: raw.statusCode, headers: raw.getHeaders(), body: 'too-long', isText: false })
+      .catch((error: unknown) => request.log.error({ err: error }, 'oncekey: an outcome could not be kept'))
+  })
+}
+
+function createOnSend(slot: Slot): onSendHookHandler {
+  return (request, reply, payload, done) => {
+    const state = stateOf(request)
+    if (state?.given?.replayed === true) {
+      // Hooks of the application have seen it again. The client gets it as it was kept.
+      put(reply, state.given)
+      return done(null, bodyOf(state.given))
+    }
+    const exchange = state?.exchange
+    if (state === null || exchange === undefined || !exchange.isOpen || state.hasTimedOut)
+      return done(null, payload)
+    state.isSending = true
+    const maxBodyBytes = slot.guard?.settings.maxBodyBytes ?? 0
+    finish().then((sent) => done(null, sent), done)
+
+    async function finish(): Promise<unknown> {
+      const { body, isText, payload: toSend } = await capturePayload(reply, payload, maxBodyBytes)
+      if (body === 'not-ours' || exchange === undefined) return toSend
+      const given = await exchange.end({
+        status: reply.statusCode,
+        headers: reply.getHeaders(),
+        body,
+        isText,
+      })
+      if (given === undefined) return toSend
+      if (state !== null) state.given = given
+      put(reply, given)
+      return bodyOf(given)
+    }
+  }
+}
+
+function bodyOf(answer: GivenAnswer): Buffer | null {
+  return answer.body === undefined
+    ? null
+    : Buffer.from(answer.body.buffer, answer.body.byteOffset, answer.body.byteLength)
+}
+
+const onError: onErrorHookHandler = (request, _reply, error, done) => {
+  const state = stateOf(request)
+  if (state !== null && error.code === 'FST_ERR_HANDLER_TIMEOUT') state.hasTimedOut = true
+  done()
+}
+
+/** A handler whose end is noticed even when Fastify has no use for it any more. */
+function watched(handler: RouteHandlerMethod): RouteHandlerMethod {
+  return function (request, reply) {
+    const returned: unknown = handler.call(this, request, reply)
+    const exchange = stateOf(request)?.exchange
+    if (exchange !== undefined && isPromise(returned))
+      returned.then(
+        (value) => afterHandler(request, reply, exchange, value === undefined),
+        () => afterHandler(request, reply, exchange, false),
+      )
+    return returned
+  }
+}
+
+function afterHandler(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  exchange: Exchange,
+  isEmpty: boolean,
+): void {
+  const state = stateOf(request)
+  if (state === null || !exchange.isOpen || state.isSending) return
+  if (state.hasTimedOut) {
+    exchange
+      .endUnanswered(reply.statusCode)
+      .catch((error: unknown) => request.log.error({ err: error }, 'oncekey: an outcome could not be kept'))
+    return
+  }
+  // Fastify does not send an empty answer to a client that has gone. The retry wants it all the same.
+  if (isEmpty && !reply.sent && (request.raw.aborted || request.socket?.destroyed !== false)) reply.send()
+}
+
+function isPromise(value: unknown): value is Promise<unknown> {
+  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
+}

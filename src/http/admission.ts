@@ -1,0 +1,95 @@
+import { FingerprintError, KeyInvalidError, KeyMissingError, ScopeMissingError } from '../contract/errors.js'
+import { keyProblem } from '../contract/key.js'
+import type { Engine } from '../core/engine.js'
+import { fingerprintOf } from '../core/fingerprint.js'
+import { createExchange, type Exchange } from './exchange.js'
+import { type GivenAnswer, refusalOf, replayOf } from './given-answer.js'
+import type { HttpSettings, IncomingOperation } from './http-options.js'
+import { keyFromHeaders } from './key-header.js'
+
+/** What happens with a request that has a key: its handler runs, or it is answered at once. */
+export type Admission =
+  | { readonly kind: 'run'; readonly exchange: Exchange }
+  | { readonly kind: 'answer'; readonly answer: GivenAnswer }
+
+/** One protected route. */
+export interface Guard<TRequest> {
+  readonly engine: Engine
+  readonly settings: HttpSettings<TRequest>
+}
+
+/**
+ * The key of a request: `undefined` where it has none and needs none, and then nothing more is to be done.
+ *
+ * @throws {KeyMissingError | KeyInvalidError}
+ */
+export function keyOf<TRequest>(
+  guard: Guard<TRequest>,
+  incoming: Pick<IncomingOperation<TRequest>, 'request' | 'raw'>,
+): string | undefined {
+  const { settings } = guard
+  const key =
+    settings.key === undefined
+      ? keyFromHeaders(incoming.raw, settings.headerNames)
+      : settings.key(incoming.request)
+  if (key !== undefined) {
+    const problem = keyProblem(key)
+    if (problem !== undefined) throw new KeyInvalidError(problem)
+    return key
+  }
+  if (settings.required) throw new KeyMissingError(settings.headerNames.join(' or '))
+  return undefined
+}
+
+/** Asks the engine what becomes of a request with a key. Never rejects with an error of this library. */
+export async function admit<TRequest>(
+  guard: Guard<TRequest>,
+  key: string,
+  incoming: IncomingOperation<TRequest>,
+): Promise<Admission> {
+  const { engine, settings } = guard
+  const refusal = (error: unknown): GivenAnswer => refusalOf(error, settings, incoming.request)
+  try {
+    const begun = await engine.begin({
+      scope: await scopeOf(settings, incoming.request),
+      key,
+      fingerprint: requestFingerprint(settings, incoming),
+      route: incoming.route,
+      policy: settings.policy,
+    })
+    if (begun.kind === 'replay') return { kind: 'answer', answer: replayOf(begun.outcome, key) }
+    return { kind: 'run', exchange: createExchange({ key, execution: begun.execution, settings, refusal }) }
+  } catch (error) {
+    return { kind: 'answer', answer: refusal(error) }
+  }
+}
+
+async function scopeOf<TRequest>(settings: HttpSettings<TRequest>, request: TRequest): Promise<string> {
+  if (settings.scope === 'shared') return 'shared'
+  let scope: unknown
+  try {
+    scope = await settings.scope(request)
+  } catch (cause) {
+    throw new ScopeMissingError({ cause })
+  }
+  if (typeof scope !== 'string' || scope === '') throw new ScopeMissingError()
+  return scope
+}
+
+function requestFingerprint<TRequest>(
+  { fingerprint }: HttpSettings<TRequest>,
+  incoming: IncomingOperation<TRequest>,
+): string | undefined {
+  if (fingerprint === false) return undefined
+  return fingerprintOf({ method: incoming.method, path: incoming.url, body: comparedPart() })
+
+  function comparedPart(): unknown {
+    if (fingerprint === 'body') return incoming.body
+    if (fingerprint === 'raw') return incoming.rawDigest
+    try {
+      return (fingerprint as (request: TRequest) => unknown)(incoming.request)
+    } catch (cause) {
+      throw new FingerprintError('The fingerprint function failed', 500, { cause })
+    }
+  }
+}

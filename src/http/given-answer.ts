@@ -1,0 +1,49 @@
+import { type IdempotencyError, isIdempotencyError, ResponseNotKeptError } from '../contract/errors.js'
+import type { Outcome } from '../contract/store.js'
+import { answerOf, type HttpAnswer } from './http-answer.js'
+import type { HttpSettings } from './http-options.js'
+import { problemOf, problemReply } from './problems.js'
+
+/** An answer that no handler gave: a replay, or a refusal with the error behind it. */
+export interface GivenAnswer extends HttpAnswer {
+  readonly replayed: boolean
+  readonly error?: IdempotencyError
+}
+
+/** The marker of a replayed answer. */
+const REPLAYED_HEADER = 'idempotent-replayed'
+
+/**
+ * A kept outcome as an answer, marked as a replay.
+ *
+ * @throws {ResponseNotKeptError} when the body was not kept.
+ */
+export function replayOf(outcome: Outcome, key: string): GivenAnswer {
+  const found = answerOf(outcome)
+  if (!found.kept) throw new ResponseNotKeptError(key, found.status)
+  const headers = [...found.answer.headers, [REPLAYED_HEADER, 'true'] as const]
+  return { ...found.answer, headers, replayed: true }
+}
+
+/**
+ * An error of this library as an answer.
+ *
+ * @throws what is not an error of this library.
+ */
+export function refusalOf<TRequest>(
+  error: unknown,
+  settings: HttpSettings<TRequest>,
+  request: TRequest,
+): GivenAnswer {
+  if (!isIdempotencyError(error)) throw error
+  const problem = problemOf(error, settings.docsUrl)
+  const reply = { ...problemReply(problem, settings.docsUrl), ...settings.onProblem?.(problem, request) }
+  return {
+    status: reply.status,
+    headers: Object.entries(reply.headers),
+    body: Buffer.from(reply.body),
+    isText: true,
+    replayed: false,
+    error,
+  }
+}

@@ -1,0 +1,82 @@
+/** Headers as a framework reports them before they are sent. */
+export type AnswerHeaders = Readonly<Record<string, string | number | readonly string[] | undefined>>
+
+/** Headers of an answer: name in lower case, and its value or values. */
+export type HeaderList = readonly (readonly [name: string, value: string | readonly string[]])[]
+
+/** Which headers of an answer are kept for its retries, beyond the usual ones. */
+export interface HeaderRules {
+  /** Not kept, although they usually are. */
+  readonly drop?: readonly string[]
+  /** Kept, although they usually are not. */
+  readonly keep?: readonly string[]
+}
+
+/**
+ * What belongs to one exchange and not to the answer: hop-by-hop fields (RFC 9110, section 7.6.1), the message's own
+ * length and date, cookies, CORS, rate limits, timing, and names that tracing and logging give to a request.
+ */
+const NOT_KEPT = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authentication-info',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'content-length',
+  'date',
+  'set-cookie',
+  'server-timing',
+  'x-response-time',
+  'request-id',
+  'x-request-id',
+  'x-correlation-id',
+  'traceparent',
+  'tracestate',
+  'baggage',
+  'b3',
+  'x-amzn-trace-id',
+  'x-cloud-trace-context',
+  'idempotent-replayed',
+])
+const NOT_KEPT_PREFIXES = ['access-control-', 'ratelimit', 'x-ratelimit', 'x-b3-']
+
+/** Chooses the headers that are kept. */
+export type HeaderFilter = (headers: AnswerHeaders) => HeaderList
+
+/** Makes the filter of one route. */
+export function createHeaderFilter(rules: HeaderRules = {}): HeaderFilter {
+  const drop = new Set(rules.drop?.map((name) => name.toLowerCase()))
+  const keep = new Set(rules.keep?.map((name) => name.toLowerCase()))
+
+  function isKept(name: string): boolean {
+    if (keep.has(name)) return true
+    return !drop.has(name) && !isExchangeHeader(name)
+  }
+
+  return (headers) => {
+    const hopByHop = namesIn(headers.connection)
+    const kept: [string, string | string[]][] = []
+    for (const [rawName, value] of Object.entries(headers)) {
+      const name = rawName.toLowerCase()
+      if (value === undefined || hopByHop.includes(name) || !isKept(name)) continue
+      kept.push([name, Array.isArray(value) ? value.map(String) : String(value)])
+    }
+    return kept
+  }
+}
+
+function isExchangeHeader(name: string): boolean {
+  return NOT_KEPT.has(name) || NOT_KEPT_PREFIXES.some((prefix) => name.startsWith(prefix))
+}
+
+/** The header names that a `Connection` field lists: they belong to this connection only. */
+function namesIn(connection: AnswerHeaders[string]): readonly string[] {
+  if (connection === undefined) return []
+  return String(connection)
+    .split(',')
+    .map((name) => name.trim().toLowerCase())
+}
