@@ -1,0 +1,154 @@
+import { createHash } from 'node:crypto'
+import { OptionsError, StoreUnfitError } from '../contract/errors.js'
+import type { IdempotencyStore } from '../contract/store.js'
+import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
+import { CLAIM, COMPLETE, FIND, RELEASE, RENEW, SETTLE, UNKNOWN_FORMAT } from './redis-scripts.js'
+
+/** What a script takes. */
+export type RedisArgument = string | number | Buffer
+
+/** The part of an ioredis client that the Redis store uses: `Redis` or `Cluster`, of ioredis 5 and 6. */
+export interface RedisClient {
+  /** Sends a command, and gives strings of the reply as bytes. */
+  callBuffer(command: string, args: RedisArgument[]): Promise<unknown>
+  info(section: string): Promise<string>
+  config(subcommand: 'GET', parameter: string): Promise<unknown>
+  /** The nodes of a cluster. */
+  nodes?(role: 'master'): readonly Pick<RedisClient, 'info' | 'config'>[]
+}
+
+/** How records are named. */
+export interface RedisStoreOptions {
+  /**
+   * What every key begins with. The client's own `keyPrefix` comes before it.
+   *
+   * @default 'oncekey:'
+   */
+  readonly prefix?: string
+}
+
+interface Script {
+  readonly text: string
+  readonly sha: string
+}
+
+const scripts = {
+  claim: script(CLAIM),
+  renew: script(RENEW),
+  complete: script(COMPLETE),
+  release: script(RELEASE),
+  find: script(FIND),
+  settle: script(SETTLE),
+}
+
+/**
+ * Keeps records in Redis: one node, Sentinel or Cluster. Every step is one script on one key, and one round trip. The
+ * client stays yours: it is never closed. What a failover can lose is said in `docs/stores.md`.
+ *
+ * @throws {OptionsError} when the client lacks a method, or an option is wrong.
+ */
+export function redisStore(client: RedisClient, options: RedisStoreOptions = {}): IdempotencyStore {
+  const { prefix = 'oncekey:' } = options
+  if (typeof client?.callBuffer !== 'function' || typeof client.info !== 'function')
+    throw new OptionsError('redisStore: the client must be an ioredis Redis or Cluster, version 5 or 6')
+  if (typeof prefix !== 'string')
+    throw new OptionsError(`redisStore: option "prefix" must be a string; got ${String(prefix)}`)
+
+  async function run({ text, sha }: Script, id: string, ...args: readonly RedisArgument[]): Promise<unknown> {
+    const rest = [1, prefix + id, ...args]
+    try {
+      return await client.callBuffer('evalsha', [sha, ...rest]).catch((error: unknown) => {
+        // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
+        if (!messageOf(error).startsWith('NOSCRIPT')) throw error
+        return client.callBuffer('eval', [text, ...rest])
+      })
+    } catch (error) {
+      if (!messageOf(error).includes(UNKNOWN_FORMAT)) throw error
+      throw new StoreUnfitError(
+        'Redis holds a record that a newer version of oncekey wrote: update this service',
+        { cause: error },
+      )
+    }
+  }
+
+  return {
+    async claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
+      const args = [token, fingerprint, leaseMs, ttlMs, takeOver ? '1' : '0', JSON.stringify(meta)]
+      const reply = await run(scripts.claim, id, ...args)
+      if (typeof reply === 'number') return { status: 'acquired', fence: reply }
+      const [now, record] = reply as [number, Buffer]
+      return asClaimResult(decodeRecord(record), now)
+    },
+
+    async renew(id, token, leaseMs) {
+      return (await run(scripts.renew, id, token, leaseMs)) === 1
+    },
+
+    async complete(id, token, outcome, ttlMs) {
+      return (await run(scripts.complete, id, token, ...encodeOutcome(outcome), ttlMs)) === 1
+    },
+
+    async release(id, token) {
+      return (await run(scripts.release, id, token)) === 1
+    },
+
+    async find(id) {
+      const reply = await run(scripts.find, id)
+      if (reply === null) return undefined
+      const [now, record, expiresInMs] = reply as [number, Buffer, number]
+      return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
+    },
+
+    async settle(id, resolution, ttlMs) {
+      const args: readonly RedisArgument[] =
+        resolution === 'release' ? ['release'] : ['outcome', ...encodeOutcome(resolution), ttlMs]
+      return (await run(scripts.settle, id, ...args)) === 1
+    },
+
+    async check() {
+      const nodes = client.nodes?.('master') ?? [client]
+      const warnings = await Promise.all(nodes.map(warningsOf))
+      // The nodes of a cluster are usually set up alike: each sentence once.
+      return [...new Set(warnings.flat())]
+    },
+  }
+}
+
+function script(text: string): Script {
+  return { text, sha: createHash('sha1').update(text).digest('hex') }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : ''
+}
+
+async function warningsOf(node: Pick<RedisClient, 'info' | 'config'>): Promise<readonly string[]> {
+  const [memory, persistence] = await Promise.all([node.info('memory'), node.info('persistence')])
+  const warnings: string[] = []
+  const policy = fieldOf(memory, 'maxmemory_policy')
+  if (policy !== undefined && policy !== 'noeviction')
+    warnings.push(
+      `Redis may evict records (maxmemory-policy is ${policy}), and a retry of an evicted operation runs it again: set it to noeviction`,
+    )
+  if (fieldOf(persistence, 'aof_enabled') === '0')
+    warnings.push(
+      (await hasNoSnapshots(node))
+        ? 'Redis persists nothing: after a restart, a retry of any operation runs it again. Set appendonly to yes'
+        : 'Redis persists snapshots only: after a crash, a retry of an operation since the last one runs it again. Set appendonly to yes',
+    )
+  return warnings
+}
+
+async function hasNoSnapshots(node: Pick<RedisClient, 'config'>): Promise<boolean> {
+  try {
+    const reply = await node.config('GET', 'save')
+    return Array.isArray(reply) && String(reply[1]) === ''
+  } catch {
+    // Managed services forbid CONFIG. Then the milder of the two sentences is said.
+    return false
+  }
+}
+
+function fieldOf(info: string, name: string): string | undefined {
+  return new RegExp(`^${name}:(.*?)\\r?$`, 'm').exec(info)?.[1]
+}

@@ -1,0 +1,182 @@
+import { randomUUID } from 'node:crypto'
+import { Cluster, Redis } from 'ioredis'
+import { Redis as Redis5 } from 'ioredis-5'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { redisStore } from '../../src/stores/redis.js'
+import { storeContract } from '../../src/testing/store-contract.js'
+import { aClaim, anOutcome, aToken, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
+import { type RedisServer, startRedisServer } from '../support/redis-server.js'
+import { checkStoreModel } from '../support/store-model.js'
+
+let server: RedisServer
+let client: Redis
+beforeAll(async () => {
+  server = await startRedisServer()
+  client = new Redis(server.url)
+})
+afterAll(async () => {
+  client.disconnect()
+  await server.stop()
+})
+
+describe('redisStore', () => {
+  it.each(storeContract)('$name', async ({ run }) => {
+    await run(redisStore(client))
+  })
+
+  it('follows the model through any interleaving of clients', async () => {
+    await checkStoreModel(() => redisStore(client, { prefix: `${randomUUID()}:` }), { numRuns: 40 })
+  })
+
+  it('brings its scripts back after the server has forgotten them', async () => {
+    const store = redisStore(client)
+    const claim = aClaim()
+    await client.script('FLUSH')
+    expect(await store.claim(claim)).toEqual({ status: 'acquired', fence: 1 })
+    await client.script('FLUSH')
+    expect(await store.complete(claim.id, claim.token, anOutcome(), HOUR)).toBe(true)
+  })
+
+  it('makes one round trip a step', async () => {
+    const sent: string[] = []
+    const counting = {
+      info: client.info.bind(client),
+      config: client.config.bind(client),
+      callBuffer(command: string, args: (string | Buffer | number)[]) {
+        sent.push(command)
+        return client.callBuffer(command, args)
+      },
+    }
+    const store = redisStore(counting)
+    const claim = aClaim()
+    const steps = [
+      () => store.claim(claim),
+      () => store.renew(claim.id, claim.token, HOUR),
+      () => store.find(claim.id),
+      () => store.complete(claim.id, claim.token, anOutcome(), HOUR),
+      () => store.claim(aClaim({ id: claim.id })),
+      () => store.settle(claim.id, 'release', HOUR),
+      () => store.release(claim.id, claim.token),
+    ]
+    for (const step of steps) await step()
+    sent.length = 0
+    for (const step of steps) {
+      await step()
+      expect(sent.splice(0)).toEqual(['evalsha'])
+    }
+  })
+
+  it('gives every record a time to live', async () => {
+    const prefix = `${randomUUID()}:`
+    const store = redisStore(client, { prefix })
+    const running = aClaim()
+    await store.claim(running)
+    const completed = aClaim()
+    await store.claim(completed)
+    await store.complete(completed.id, completed.token, anOutcome(), HOUR)
+    const unknown = await lapsed(store)
+    const takenOver = aClaim({ id: (await lapsed(store)).id, takeOver: true })
+    await store.claim(takenOver)
+    await store.release(takenOver.id, takenOver.token)
+    for (const { id } of [running, completed, unknown, takenOver]) {
+      const left = await client.pttl(prefix + id)
+      expect(left).toBeGreaterThan(HOUR / 2)
+      expect(left).toBeLessThanOrEqual(HOUR)
+    }
+  })
+
+  it('names records by its prefix and the prefix of the client', async () => {
+    const prefixed = new Redis(server.url, { keyPrefix: 'app:' })
+    const store = redisStore(prefixed, { prefix: 'once:' })
+    const claim = aClaim()
+    await store.claim(claim)
+    expect(await client.exists(`app:once:${claim.id}`)).toBe(1)
+    prefixed.disconnect()
+  })
+
+  it('refuses to touch a record in a format that it does not know', async () => {
+    const store = redisStore(client)
+    const { id } = aClaim()
+    await client.set(`oncekey:${id}`, '9R something new')
+    await expect(store.claim(aClaim({ id }))).rejects.toMatchObject({ code: 'IDEMPOTENCY_STORE_UNFIT' })
+    await expect(store.complete(id, aToken(), anOutcome(), HOUR)).rejects.toMatchObject({
+      code: 'IDEMPOTENCY_STORE_UNFIT',
+    })
+    expect(await client.get(`oncekey:${id}`)).toBe('9R something new')
+  })
+
+  it('refuses a client and a prefix that it cannot use', () => {
+    expect(() => redisStore({} as never)).toThrow(/ioredis/)
+    expect(() => redisStore(client, { prefix: 1 as never })).toThrow(/"prefix"/)
+  })
+
+  it('leaves the client open', async () => {
+    expect(await client.ping()).toBe('PONG')
+  })
+})
+
+describe('redisStore on an ioredis 5 client', () => {
+  it.each(storeContract)('$name', async ({ run }) => {
+    const older = new Redis5(server.url)
+    try {
+      await run(redisStore(older))
+    } finally {
+      older.disconnect()
+    }
+  })
+})
+
+describe('redisStore on a cluster', () => {
+  let node: RedisServer
+  let cluster: Cluster
+  beforeAll(async () => {
+    node = await startRedisServer({ args: ['--cluster-enabled', 'yes', '--maxmemory-policy', 'allkeys-lru'] })
+    const admin = new Redis(node.url)
+    await admin.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
+    await vi.waitFor(async () => expect(await admin.cluster('INFO')).toContain('cluster_state:ok'), 10_000)
+    admin.disconnect()
+    cluster = new Cluster([{ host: '127.0.0.1', port: node.port }])
+  })
+  afterAll(async () => {
+    cluster.disconnect()
+    await node.stop()
+  })
+
+  it.each(storeContract)('$name', async ({ run }) => {
+    await run(redisStore(cluster))
+  })
+
+  it('looks at its masters at start', async () => {
+    expect(await redisStore(cluster).check?.()).toContainEqual(expect.stringContaining('allkeys-lru'))
+  })
+})
+
+describe('redisStore at start', () => {
+  async function warningsOf(args: readonly string[]): Promise<readonly string[] | undefined> {
+    const other = await startRedisServer({ args })
+    const otherClient = new Redis(other.url)
+    try {
+      return await redisStore(otherClient).check?.()
+    } finally {
+      otherClient.disconnect()
+      await other.stop()
+    }
+  }
+
+  it('warns when the server may evict records', async () => {
+    const warnings = await warningsOf(['--appendonly', 'yes', '--maxmemory-policy', 'volatile-ttl'])
+    expect(warnings).toEqual([expect.stringContaining('volatile-ttl')])
+  })
+
+  it('warns when nothing is persisted', async () => {
+    expect(await warningsOf([])).toEqual([expect.stringContaining('persists nothing')])
+  })
+
+  it('warns when only snapshots are persisted', async () => {
+    expect(await warningsOf(['--save', '60 1'])).toEqual([expect.stringContaining('snapshots only')])
+  })
+
+  it('has nothing to say about a server that keeps what it is told', async () => {
+    expect(await warningsOf(['--appendonly', 'yes'])).toEqual([])
+  })
+})
