@@ -130,7 +130,16 @@ describe('redisStore on a cluster', () => {
   let node: RedisServer
   let cluster: Cluster
   beforeAll(async () => {
-    node = await startRedisServer({ args: ['--cluster-enabled', 'yes', '--maxmemory-policy', 'allkeys-lru'] })
+    node = await startRedisServer({
+      args: [
+        '--cluster-enabled',
+        'yes',
+        '--cluster-announce-ip',
+        '127.0.0.1',
+        '--maxmemory-policy',
+        'allkeys-lru',
+      ],
+    })
     const admin = new Redis(node.url)
     await admin.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
     await vi.waitFor(async () => expect(await admin.cluster('INFO')).toContain('cluster_state:ok'), 10_000)
