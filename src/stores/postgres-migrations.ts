@@ -1,0 +1,68 @@
+/** The names of the store's tables, quoted and with their schema. */
+export interface TableNames {
+  /** The records. */
+  readonly table: string
+  /** Which migrations each table of records has had. */
+  readonly migrations: string
+  /** The index that sweeping uses, quoted, without a schema. */
+  readonly expiryIndex: string
+  /** The table of records as a literal: what it is called among the migrations. */
+  readonly literal: string
+}
+
+/** Each entry is a migration, numbered from 1. One that was released never changes. */
+const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
+  ({ table, expiryIndex }) => `
+    create table ${table} (
+      id text primary key,
+      format smallint not null default 1,
+      scope text not null,
+      key text not null,
+      route text not null,
+      first_seen_at bigint not null,
+      fingerprint text not null,
+      status text not null check (status in ('running', 'completed')),
+      fence bigint not null,
+      token text,
+      lease_until timestamptz not null,
+      result text check (result in ('succeeded', 'failed')),
+      head text,
+      body bytea,
+      created_at timestamptz not null default clock_timestamp(),
+      completed_at timestamptz,
+      expires_at timestamptz not null
+    ) with (fillfactor = 80);
+    create index ${expiryIndex} on ${table} (expires_at);
+  `,
+]
+
+/** The migration that this version of the store needs. */
+export const LATEST_MIGRATION = MIGRATIONS.length
+
+/**
+ * Brings the store's tables up to date: one text of several statements, to be run as one transaction. Processes that
+ * run it at once wait for each other, and running it again changes nothing.
+ */
+export function migrationStatements(names: TableNames): string {
+  const steps = MIGRATIONS.map((migration, index) => {
+    const version = index + 1
+    return `
+do $oncekey$ begin
+  if not exists (select from ${names.migrations} where records = ${names.literal} and version = ${version}) then
+    ${migration(names).trim()}
+    insert into ${names.migrations} (records, version) values (${names.literal}, ${version});
+  end if;
+end $oncekey$;`
+  })
+  return `
+set transaction isolation level read committed;
+select pg_advisory_xact_lock(hashtextextended('oncekey migrations', 0));
+create table if not exists ${names.migrations} (
+  records text not null,
+  version integer not null,
+  applied_at timestamptz not null default clock_timestamp(),
+  primary key (records, version)
+);
+${steps.join('\n')}
+`
+}

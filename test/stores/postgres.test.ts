@@ -1,0 +1,256 @@
+import { randomUUID } from 'node:crypto'
+import { Pool } from 'pg'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { postgresStore } from '../../src/stores/postgres.js'
+import { storeContract } from '../../src/testing/store-contract.js'
+import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
+import { startPgBouncer } from '../support/pgbouncer.js'
+import { type PostgresServer, startPostgresServer } from '../support/postgres-server.js'
+import { checkStoreModel } from '../support/store-model.js'
+
+let server: PostgresServer
+let pool: Pool
+beforeAll(async () => {
+  server = await startPostgresServer()
+  pool = new Pool({ connectionString: server.url, max: 10 })
+  await postgresStore(pool).migrate()
+})
+afterAll(async () => {
+  await pool.end()
+  await server.stop()
+})
+
+/** A table that no other test uses. */
+function aTable(): string {
+  return `t_${randomUUID().slice(0, 8)}`
+}
+
+describe('postgresStore', () => {
+  it.each(storeContract)('$name', async ({ run }) => {
+    await run(postgresStore(pool))
+  })
+
+  it('follows the model through any interleaving of clients', async () => {
+    await checkStoreModel(() => postgresStore(pool), { numRuns: 40 })
+  })
+
+  it('makes one round trip a step', async () => {
+    let sent = 0
+    const store = postgresStore({
+      query(text, values) {
+        sent += 1
+        return pool.query(text, values)
+      },
+    })
+    const claim = aClaim()
+    const steps = [
+      () => store.claim(claim),
+      () => store.renew(claim.id, claim.token, HOUR),
+      () => store.find(claim.id),
+      () => store.complete(claim.id, claim.token, anOutcome(), HOUR),
+      () => store.claim(aClaim({ id: claim.id })),
+      () => store.settle(claim.id, 'release', HOUR),
+      () => store.release(claim.id, claim.token),
+    ]
+    for (const step of steps) {
+      sent = 0
+      await step()
+      expect(sent).toBe(1)
+    }
+  })
+
+  it('writes nothing to answer a retry', async () => {
+    const store = postgresStore(pool)
+    const claim = aClaim()
+    await store.claim(claim)
+    const other = await lapsed(store)
+    await store.complete(claim.id, claim.token, anOutcome(), HOUR)
+    const versions = async () =>
+      (
+        await pool.query('select id, xmin, xmax, ctid from oncekey_records where id = any($1) order by id', [
+          [claim.id, other.id],
+        ])
+      ).rows
+    const before = await versions()
+    await store.claim(aClaim({ id: claim.id }))
+    await store.claim(aClaim({ id: other.id }))
+    expect(await versions()).toEqual(before)
+    expect(before).toHaveLength(2)
+  })
+
+  it('leaves no statement prepared on a connection', async () => {
+    const single = new Pool({ connectionString: server.url, max: 1 })
+    await postgresStore(single).claim(aClaim())
+    expect((await single.query('select * from pg_prepared_statements')).rows).toEqual([])
+    await single.end()
+  })
+
+  it('works in a schema and a table of any name', async () => {
+    await pool.query(`create schema if not exists "odd ""schema'"`)
+    const store = postgresStore(pool, { schema: `odd "schema'`, table: `records "of' ü` })
+    await store.migrate()
+    expect(await store.check?.()).toEqual([expect.stringContaining('fsync')])
+    const claim = aClaim()
+    expect(await store.claim(claim)).toEqual({ status: 'acquired', fence: 1 })
+    expect(await postgresStore(pool).find(claim.id)).toBeUndefined()
+  })
+
+  it.each([{ table: '' }, { table: 'x'.repeat(57) }, { schema: 'a\0b' }, { table: 7 as never }])(
+    'refuses the name %o',
+    (options) => {
+      expect(() => postgresStore(pool, options)).toThrow(/must be a name/)
+    },
+  )
+
+  it('refuses a client without a query method', () => {
+    expect(() => postgresStore({} as never)).toThrow(/pg Pool/)
+  })
+
+  it('refuses to read a record in a format that it does not know', async () => {
+    const store = postgresStore(pool)
+    const claim = await lapsed(store)
+    await pool.query('update oncekey_records set format = 9 where id = $1', [claim.id])
+    const unfit = { code: 'IDEMPOTENCY_STORE_UNFIT' }
+    await expect(store.claim(aClaim({ id: claim.id, takeOver: true }))).rejects.toMatchObject(unfit)
+    await expect(store.find(claim.id)).rejects.toMatchObject(unfit)
+  })
+})
+
+describe('postgresStore in a database whose transactions are serializable', () => {
+  it.each(storeContract)('$name', async ({ run }) => {
+    const strict = new Pool({
+      connectionString: server.url,
+      max: 10,
+      options: '-c default_transaction_isolation=serializable',
+    })
+    try {
+      await run(postgresStore(strict))
+    } finally {
+      await strict.end()
+    }
+  })
+})
+
+describe('postgresStore behind PgBouncer in transaction mode', () => {
+  it.each(storeContract)('$name', async ({ run }) => {
+    await run(postgresStore(bounced))
+  })
+
+  let bouncer: Awaited<ReturnType<typeof startPgBouncer>>
+  let bounced: Pool
+  beforeAll(async () => {
+    bouncer = await startPgBouncer(server.url)
+    bounced = new Pool({ connectionString: bouncer.url, max: 8 })
+  })
+  afterAll(async () => {
+    await bounced.end()
+    await bouncer.stop()
+  })
+})
+
+describe('postgresStore migrations', () => {
+  it('run once when many processes run them', async () => {
+    const table = aTable()
+    const pools = times(8, () => new Pool({ connectionString: server.url, max: 1 }))
+    await Promise.all(pools.map((each) => postgresStore(each, { table }).migrate()))
+    await Promise.all(pools.map((each) => each.end()))
+    const { rows } = await pool.query('select version from oncekey_migrations where records = $1', [table])
+    expect(rows).toEqual([{ version: 1 }])
+  })
+
+  it('run in a database whose transactions are serializable', async () => {
+    const table = aTable()
+    const options = '-c default_transaction_isolation=serializable'
+    const strict = new Pool({ connectionString: server.url, max: 4, options })
+    await Promise.all(times(4, () => postgresStore(strict, { table }).migrate()))
+    await strict.end()
+    expect(await postgresStore(pool, { table }).check?.()).toHaveLength(1)
+  })
+
+  it('can be printed and run by somebody else', async () => {
+    const store = postgresStore(pool, { table: aTable() })
+    await pool.query(store.migrationSql())
+    expect(await store.claim(aClaim())).toEqual({ status: 'acquired', fence: 1 })
+  })
+})
+
+describe('postgresStore at start', () => {
+  const unfit = (message: RegExp) => ({
+    code: 'IDEMPOTENCY_STORE_UNFIT',
+    message: expect.stringMatching(message),
+  })
+
+  it('refuses a database without its table', async () => {
+    await expect(postgresStore(pool, { table: aTable() }).check?.()).rejects.toMatchObject(
+      unfit(/no table .* run store\.migrate\(\)/),
+    )
+  })
+
+  it('refuses an unlogged table', async () => {
+    const table = aTable()
+    const store = postgresStore(pool, { table })
+    await store.migrate()
+    await pool.query(`alter table ${table} set unlogged`)
+    await expect(store.check?.()).rejects.toMatchObject(unfit(/unlogged/))
+  })
+
+  it('refuses a table of an earlier migration', async () => {
+    const table = aTable()
+    const store = postgresStore(pool, { table })
+    await store.migrate()
+    await pool.query('delete from oncekey_migrations where records = $1', [table])
+    await expect(store.check?.()).rejects.toMatchObject(unfit(/at migration 0/))
+  })
+
+  it('warns when a crash can lose commits', async () => {
+    const options = '-c synchronous_commit=off'
+    const careless = new Pool({ connectionString: server.url, max: 1, options })
+    expect(await postgresStore(careless).check?.()).toEqual([
+      expect.stringContaining('fsync'),
+      expect.stringContaining('synchronous_commit'),
+    ])
+    await careless.end()
+  })
+})
+
+describe('postgresStore sweep', () => {
+  it('removes everything that has expired, over several batches and processes', async () => {
+    const table = aTable()
+    const store = postgresStore(pool, { table })
+    await store.migrate()
+    await pool.query(`
+      insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at)
+      select 'gone ' || n, '', '', '', 0, '', 'running', 1, now(), now() from generate_series(1, 2500) n
+    `)
+    const live = aClaim()
+    await store.claim(live)
+    const removed = await Promise.all(times(3, () => store.sweep?.()))
+    expect(removed.reduce<number>((sum, count) => sum + (count ?? 0), 0)).toBe(2500)
+    expect((await pool.query(`select id from ${table}`)).rows).toEqual([{ id: live.id }])
+  })
+
+  it('finds what has expired by its index', async () => {
+    const table = aTable()
+    const store = postgresStore(pool, { table })
+    await store.migrate()
+    await pool.query(`
+      insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at)
+      select n::text, '', '', '', 0, '', 'running', 1, now(), now() + interval '1 day' from generate_series(1, 5000) n
+    `)
+    await pool.query(`analyze ${table}`)
+    const { rows } = await pool.query(
+      `explain select id from ${table} where expires_at <= (select clock_timestamp()) order by expires_at limit 1000`,
+    )
+    expect(JSON.stringify(rows)).toContain(`${table}_expiry`)
+  })
+
+  it('reclaims a record that has expired before anybody swept', async () => {
+    const store = postgresStore(pool)
+    const claim = aClaim()
+    await store.claim(claim)
+    await store.complete(claim.id, claim.token, anOutcome(), 10)
+    await until(store, claim.id, (record) => record === undefined)
+    await Promise.all(times(20, () => store.claim(aClaim({ id: claim.id }))))
+    expect(await store.find(claim.id)).toMatchObject({ status: 'running', fence: 1 })
+  })
+})

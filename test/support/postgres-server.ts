@@ -1,0 +1,95 @@
+import { execFileSync, spawnSync } from 'node:child_process'
+import { chownSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { Client } from 'pg'
+import { freePort } from './free-port.js'
+import { findProgram, type RunningProgram, startProgram } from './program.js'
+
+/** A Postgres server that belongs to this test run. */
+export interface PostgresServer extends RunningProgram {
+  readonly url: string
+  readonly port: number
+}
+
+/** Where Debian and others put the programs of the server, which are not on the PATH. */
+const SERVER_FOLDERS = ['/usr/lib/postgresql/*/bin', '/usr/pgsql-*/bin', '/opt/homebrew/opt/postgresql@*/bin']
+
+/** Where the server's programs are, or `undefined` when it is not installed. */
+export function findPostgres(): string | undefined {
+  return findProgram('initdb', SERVER_FOLDERS)
+}
+
+/** Starts Postgres on a free port of the loopback interface, with a database of its own in a temporary folder. */
+export async function startPostgresServer(
+  options: { readonly settings?: Readonly<Record<string, string>>; readonly port?: number } = {},
+): Promise<PostgresServer> {
+  const initdb = findPostgres()
+  if (initdb === undefined) throw new Error('Postgres is not installed')
+  const owner = serverOwner()
+  const folder = mkdtempSync(join(tmpdir(), 'oncekey-postgres-'))
+  if (owner.uid !== undefined && owner.gid !== undefined) chownSync(folder, owner.uid, owner.gid)
+  const data = join(folder, 'data')
+  execFileSync(initdb, ['-D', data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '-N'], {
+    ...owner,
+    cwd: folder,
+    stdio: 'pipe',
+  })
+  const port = options.port ?? (await freePort())
+  const url = `postgres://postgres@127.0.0.1:${port}/postgres`
+  const settings = {
+    listen_addresses: '127.0.0.1',
+    port: String(port),
+    unix_socket_directories: '',
+    fsync: 'off',
+    max_connections: '300',
+    ...options.settings,
+  }
+  const program = await startProgram({
+    file: join(dirname(initdb), 'postgres'),
+    args: ['-D', data, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+    cwd: folder,
+    ...owner,
+    isReady: () => acceptsConnections(url),
+  })
+  return {
+    ...program,
+    // Its children lead process groups of their own.
+    pause: () => signalFamily(program.pid, 'SIGSTOP'),
+    resume: () => signalFamily(program.pid, 'SIGCONT'),
+    port,
+    url,
+    async stop() {
+      signalFamily(program.pid, 'SIGCONT')
+      await program.stop('SIGQUIT')
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+/** The server refuses to run as root: there, it runs as the user that its package made. */
+function serverOwner(): { readonly uid?: number; readonly gid?: number } {
+  if (process.getuid?.() !== 0) return {}
+  const idOf = (flag: string): number =>
+    Number(execFileSync('id', [flag, 'postgres'], { encoding: 'utf8' }).trim())
+  return { uid: idOf('-u'), gid: idOf('-g') }
+}
+
+function signalFamily(pid: number, signal: NodeJS.Signals): void {
+  const listed = spawnSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' }).stdout
+  for (const member of [pid, ...listed.split('\n').map(Number)]) {
+    if (!(member > 0)) continue
+    try {
+      process.kill(member, signal)
+    } catch {
+      // It has ended already.
+    }
+  }
+}
+
+async function acceptsConnections(url: string): Promise<boolean> {
+  const client = new Client({ connectionString: url, connectionTimeoutMillis: 1000 })
+  await client.connect()
+  await client.end()
+  return true
+}
