@@ -1,23 +1,22 @@
 import { randomUUID } from 'node:crypto'
 import { Pool } from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, expect, inject, it } from 'vitest'
 import { postgresStore } from '../../src/stores/postgres.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
 import { startPgBouncer } from '../support/pgbouncer.js'
-import { type PostgresServer, startPostgresServer } from '../support/postgres-server.js'
+import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
 
-let server: PostgresServer
+const { postgresUrl, available } = inject('services')
 let pool: Pool
 beforeAll(async () => {
-  server = await startPostgresServer()
-  pool = new Pool({ connectionString: server.url, max: 10 })
+  if (!available.includes('postgres')) return
+  pool = new Pool({ connectionString: postgresUrl, max: 10 })
   await postgresStore(pool).migrate()
 })
 afterAll(async () => {
-  await pool.end()
-  await server.stop()
+  await pool?.end()
 })
 
 /** A table that no other test uses. */
@@ -25,7 +24,7 @@ function aTable(): string {
   return `t_${randomUUID().slice(0, 8)}`
 }
 
-describe('postgresStore', () => {
+describeWith(['postgres'], 'postgresStore', () => {
   it.each(storeContract)('$name', async ({ run }) => {
     await run(postgresStore(pool))
   })
@@ -79,7 +78,7 @@ describe('postgresStore', () => {
   })
 
   it('leaves no statement prepared on a connection', async () => {
-    const single = new Pool({ connectionString: server.url, max: 1 })
+    const single = new Pool({ connectionString: postgresUrl, max: 1 })
     await postgresStore(single).claim(aClaim())
     expect((await single.query('select * from pg_prepared_statements')).rows).toEqual([])
     await single.end()
@@ -116,10 +115,10 @@ describe('postgresStore', () => {
   })
 })
 
-describe('postgresStore in a database whose transactions are serializable', () => {
+describeWith(['postgres'], 'postgresStore in a database whose transactions are serializable', () => {
   it.each(storeContract)('$name', async ({ run }) => {
     const strict = new Pool({
-      connectionString: server.url,
+      connectionString: postgresUrl,
       max: 10,
       options: '-c default_transaction_isolation=serializable',
     })
@@ -131,7 +130,7 @@ describe('postgresStore in a database whose transactions are serializable', () =
   })
 })
 
-describe('postgresStore behind PgBouncer in transaction mode', () => {
+describeWith(['postgres', 'pgbouncer'], 'postgresStore behind PgBouncer in transaction mode', () => {
   it.each(storeContract)('$name', async ({ run }) => {
     await run(postgresStore(bounced))
   })
@@ -139,7 +138,7 @@ describe('postgresStore behind PgBouncer in transaction mode', () => {
   let bouncer: Awaited<ReturnType<typeof startPgBouncer>>
   let bounced: Pool
   beforeAll(async () => {
-    bouncer = await startPgBouncer(server.url)
+    bouncer = await startPgBouncer(postgresUrl)
     bounced = new Pool({ connectionString: bouncer.url, max: 8 })
   })
   afterAll(async () => {
@@ -148,10 +147,10 @@ describe('postgresStore behind PgBouncer in transaction mode', () => {
   })
 })
 
-describe('postgresStore migrations', () => {
+describeWith(['postgres'], 'postgresStore migrations', () => {
   it('run once when many processes run them', async () => {
     const table = aTable()
-    const pools = times(8, () => new Pool({ connectionString: server.url, max: 1 }))
+    const pools = times(8, () => new Pool({ connectionString: postgresUrl, max: 1 }))
     await Promise.all(pools.map((each) => postgresStore(each, { table }).migrate()))
     await Promise.all(pools.map((each) => each.end()))
     const { rows } = await pool.query('select version from oncekey_migrations where records = $1', [table])
@@ -161,7 +160,7 @@ describe('postgresStore migrations', () => {
   it('run in a database whose transactions are serializable', async () => {
     const table = aTable()
     const options = '-c default_transaction_isolation=serializable'
-    const strict = new Pool({ connectionString: server.url, max: 4, options })
+    const strict = new Pool({ connectionString: postgresUrl, max: 4, options })
     await Promise.all(times(4, () => postgresStore(strict, { table }).migrate()))
     await strict.end()
     expect(await postgresStore(pool, { table }).check?.()).toHaveLength(1)
@@ -174,7 +173,7 @@ describe('postgresStore migrations', () => {
   })
 })
 
-describe('postgresStore at start', () => {
+describeWith(['postgres'], 'postgresStore at start', () => {
   const unfit = (message: RegExp) => ({
     code: 'IDEMPOTENCY_STORE_UNFIT',
     message: expect.stringMatching(message),
@@ -204,7 +203,7 @@ describe('postgresStore at start', () => {
 
   it('warns when a crash can lose commits', async () => {
     const options = '-c synchronous_commit=off'
-    const careless = new Pool({ connectionString: server.url, max: 1, options })
+    const careless = new Pool({ connectionString: postgresUrl, max: 1, options })
     expect(await postgresStore(careless).check?.()).toEqual([
       expect.stringContaining('fsync'),
       expect.stringContaining('synchronous_commit'),
@@ -213,7 +212,7 @@ describe('postgresStore at start', () => {
   })
 })
 
-describe('postgresStore sweep', () => {
+describeWith(['postgres'], 'postgresStore sweep', () => {
   it('removes everything that has expired, over several batches and processes', async () => {
     const table = aTable()
     const store = postgresStore(pool, { table })

@@ -1,25 +1,24 @@
 import { randomUUID } from 'node:crypto'
 import { Cluster, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis-5'
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest'
 import { redisStore } from '../../src/stores/redis.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, aToken, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
 import { type RedisServer, startRedisServer } from '../support/redis-server.js'
+import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
 
-let server: RedisServer
+const { redisUrl } = inject('services')
 let client: Redis
-beforeAll(async () => {
-  server = await startRedisServer()
-  client = new Redis(server.url)
+beforeAll(() => {
+  client = new Redis(redisUrl, { lazyConnect: true })
 })
-afterAll(async () => {
+afterAll(() => {
   client.disconnect()
-  await server.stop()
 })
 
-describe('redisStore', () => {
+describeWith(['redis'], 'redisStore', () => {
   it.each(storeContract)('$name', async ({ run }) => {
     await run(redisStore(client))
   })
@@ -86,7 +85,7 @@ describe('redisStore', () => {
   })
 
   it('names records by its prefix and the prefix of the client', async () => {
-    const prefixed = new Redis(server.url, { keyPrefix: 'app:' })
+    const prefixed = new Redis(redisUrl, { keyPrefix: 'app:' })
     const store = redisStore(prefixed, { prefix: 'once:' })
     const claim = aClaim()
     await store.claim(claim)
@@ -115,9 +114,9 @@ describe('redisStore', () => {
   })
 })
 
-describe('redisStore on an ioredis 5 client', () => {
+describeWith(['redis'], 'redisStore on an ioredis 5 client', () => {
   it.each(storeContract)('$name', async ({ run }) => {
-    const older = new Redis5(server.url)
+    const older = new Redis5(redisUrl)
     try {
       await run(redisStore(older))
     } finally {
@@ -126,7 +125,7 @@ describe('redisStore on an ioredis 5 client', () => {
   })
 })
 
-describe('redisStore on a cluster', () => {
+describeWith(['redis'], 'redisStore on a cluster', () => {
   let node: RedisServer
   let cluster: Cluster
   beforeAll(async () => {
@@ -160,7 +159,7 @@ describe('redisStore on a cluster', () => {
   })
 })
 
-describe('redisStore at start', () => {
+describeWith(['redis'], 'redisStore at start', () => {
   async function warningsOf(args: readonly string[]): Promise<readonly string[] | undefined> {
     const other = await startRedisServer({ args })
     const otherClient = new Redis(other.url)

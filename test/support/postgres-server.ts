@@ -3,11 +3,12 @@ import { chownSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { Client } from 'pg'
+import { startContainer } from './container.js'
 import { freePort } from './free-port.js'
 import { findProgram, type RunningProgram, startProgram } from './program.js'
 
 /** A Postgres server that belongs to this test run. */
-export interface PostgresServer extends RunningProgram {
+export interface PostgresServer extends Omit<RunningProgram, 'pid'> {
   readonly url: string
   readonly port: number
 }
@@ -24,8 +25,16 @@ export function findPostgres(): string | undefined {
 export async function startPostgresServer(
   options: { readonly settings?: Readonly<Record<string, string>>; readonly port?: number } = {},
 ): Promise<PostgresServer> {
+  const port = options.port ?? (await freePort())
+  const url = `postgres://postgres@127.0.0.1:${port}/postgres`
+  const settings = Object.entries({
+    port: String(port),
+    fsync: 'off',
+    max_connections: '300',
+    ...options.settings,
+  }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   const initdb = findPostgres()
-  if (initdb === undefined) throw new Error('Postgres is not installed')
+  if (initdb === undefined) return { ...(await startPostgresContainer(port, settings)), port, url }
   const owner = serverOwner()
   const folder = mkdtempSync(join(tmpdir(), 'oncekey-postgres-'))
   if (owner.uid !== undefined && owner.gid !== undefined) chownSync(folder, owner.uid, owner.gid)
@@ -35,19 +44,9 @@ export async function startPostgresServer(
     cwd: folder,
     stdio: 'pipe',
   })
-  const port = options.port ?? (await freePort())
-  const url = `postgres://postgres@127.0.0.1:${port}/postgres`
-  const settings = {
-    listen_addresses: '127.0.0.1',
-    port: String(port),
-    unix_socket_directories: '',
-    fsync: 'off',
-    max_connections: '300',
-    ...options.settings,
-  }
   const program = await startProgram({
     file: join(dirname(initdb), 'postgres'),
-    args: ['-D', data, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+    args: ['-D', data, '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=', ...settings],
     cwd: folder,
     ...owner,
     isReady: () => acceptsConnections(url),
@@ -65,6 +64,17 @@ export async function startPostgresServer(
       rmSync(folder, { recursive: true, force: true })
     },
   }
+}
+
+function startPostgresContainer(port: number, settings: readonly string[]) {
+  return startContainer({
+    image: 'postgres:17-alpine',
+    port,
+    command: ['postgres', ...settings],
+    environment: { POSTGRES_HOST_AUTH_METHOD: 'trust' },
+    // It starts once to make its database, and a second time to serve it.
+    readyLog: [/database system is ready to accept connections/, 2],
+  })
 }
 
 /** The server refuses to run as root: there, it runs as the user that its package made. */

@@ -2,49 +2,54 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { startContainer } from './container.js'
 import { freePort } from './free-port.js'
 import { findProgram, type RunningProgram, startProgram } from './program.js'
 
 /** A Redis server that belongs to this test run. */
-export interface RedisServer extends RunningProgram {
+export interface RedisServer extends Omit<RunningProgram, 'pid'> {
   readonly url: string
   readonly port: number
 }
 
-/** Starts `redis-server` on a free port of the loopback interface, without persistence unless `args` say so. */
+/** Where Redis is, or `undefined` when it is not installed. */
+export function findRedis(): string | undefined {
+  return findProgram('redis-server')
+}
+
+/** Starts Redis on a free port of the loopback interface, without persistence unless `args` say so. */
 export async function startRedisServer(
   options: { readonly args?: readonly string[]; readonly port?: number } = {},
 ): Promise<RedisServer> {
-  const file = findProgram('redis-server')
-  if (file === undefined) throw new Error('redis-server is not installed')
-  const folder = await mkdtemp(join(tmpdir(), 'oncekey-redis-'))
   const port = options.port ?? (await freePort())
-  const args = [
-    '--port',
-    String(port),
-    '--bind',
-    '127.0.0.1',
-    '--dir',
-    folder,
-    '--save',
-    '',
-    '--appendonly',
-    'no',
-  ]
+  const url = `redis://127.0.0.1:${port}`
+  const settings = ['--port', String(port), '--save', '', '--appendonly', 'no', ...(options.args ?? [])]
+  const file = findRedis()
+  if (file === undefined) return { ...(await startRedisContainer(port, settings)), port, url }
+  const folder = await mkdtemp(join(tmpdir(), 'oncekey-redis-'))
   const program = await startProgram({
     file,
-    args: [...args, ...(options.args ?? [])],
+    args: ['--bind', '127.0.0.1', '--dir', folder, ...settings],
     isReady: () => answersPing(port),
   })
   return {
     ...program,
     port,
-    url: `redis://127.0.0.1:${port}`,
+    url,
     async stop(signal) {
       await program.stop(signal)
       await rm(folder, { recursive: true, force: true })
     },
   }
+}
+
+function startRedisContainer(port: number, settings: readonly string[]) {
+  return startContainer({
+    image: 'redis:7.4-alpine',
+    port,
+    command: ['redis-server', ...settings],
+    readyLog: [/Ready to accept connections/, 1],
+  })
 }
 
 function answersPing(port: number): Promise<boolean> {
