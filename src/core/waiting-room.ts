@@ -28,7 +28,8 @@ interface Room {
 const FIRST_POLL_MS = 20
 const LONGEST_POLL_MS = 1000
 
-/** Makes a waiting room. `watch` is the store's, where it has one; without it the record is looked at again and again. */
+/** Makes a waiting room. Records are looked at again and again, ever less often; `watch` is the store's, where it has one,
+ * and makes that sooner. */
 export function createWaitingRoom(
   watch: ((id: string, signal: AbortSignal) => Promise<void>) | undefined,
 ): WaitingRoom {
@@ -55,15 +56,15 @@ export function createWaitingRoom(
     }
     rooms.set(id, room)
     if (looks === undefined) return room
-    if (watch === undefined) schedule(id, room, pollDelayMs(looks))
-    else
-      watch(id, room.watch.signal).then(
-        () => {
-          if (rooms.get(id) === room) wake(id)
-        },
-        // A watch that fails is only a missing hint: the deadline still wakes the room.
-        () => schedule(id, room, LONGEST_POLL_MS),
-      )
+    // A change between the last look and the start of a watch wakes nobody: looking again finds it.
+    schedule(id, room, pollDelayMs(looks))
+    watch?.(id, room.watch.signal).then(
+      () => {
+        if (rooms.get(id) === room) wake(id)
+      },
+      // A watch that fails is only a missing hint.
+      () => {},
+    )
     return room
   }
 
