@@ -185,7 +185,8 @@ function createOnSend(slot: Slot): onSendHookHandler {
       return done(null, payload)
     state.isSending = true
     const maxBodyBytes = slot.guard?.settings.maxBodyBytes ?? 0
-    finish().then((sent) => done(null, sent), done)
+    // Fastify catches what goes wrong after a hook that returned a promise, and not after a late callback.
+    return finish()
 
     async function finish(): Promise<unknown> {
       const { body, isText, payload: toSend } = await capturePayload(reply, payload, maxBodyBytes)
@@ -245,7 +246,9 @@ function afterHandler(
     return
   }
   // Fastify does not send an empty answer to a client that has gone. The retry wants it all the same.
-  if (isEmpty && !reply.sent && (request.raw.aborted || request.socket?.destroyed !== false)) reply.send()
+  const { socket } = request
+  const isGone = request.raw.aborted || !socket || socket.destroyed
+  if (isEmpty && isGone && !reply.sent) reply.send()
 }
 
 function isPromise(value: unknown): value is Promise<unknown> {

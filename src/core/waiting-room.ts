@@ -28,8 +28,10 @@ interface Room {
 const FIRST_POLL_MS = 20
 const LONGEST_POLL_MS = 1000
 
-/** Makes a waiting room. Records are looked at again and again, ever less often; `watch` is the store's, where it has one,
- * and makes that sooner. */
+/**
+ * Makes a waiting room. Records are looked at again and again, ever less often; `watch` is the store's, where it has
+ * one, and makes that sooner.
+ */
 export function createWaitingRoom(
   watch: ((id: string, signal: AbortSignal) => Promise<void>) | undefined,
 ): WaitingRoom {

@@ -51,6 +51,7 @@ export function keyFromHeaders(request: IncomingMessage, names: readonly string[
   return key
 }
 
-function isRepeated(request: IncomingMessage, name: string): boolean {
-  return (request.headersDistinct[name.toLowerCase()]?.length ?? 0) > 1
+function isRepeated({ rawHeaders }: IncomingMessage, name: string): boolean {
+  const lines = rawHeaders.filter((raw, index) => index % 2 === 0 && raw.toLowerCase() === name.toLowerCase())
+  return lines.length > 1
 }
