@@ -112,7 +112,9 @@ export interface HttpSettings<TRequest> {
   readonly docsUrl: string | undefined
 }
 
-const headerName = z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/)
+const headerName = z
+  .string('must be a header name')
+  .regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, 'must be a header name')
 const headerNames = z.array(headerName, 'must be a list of header names')
 
 const httpPolicyShape = {
