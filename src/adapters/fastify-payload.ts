@@ -13,14 +13,14 @@ export interface CapturedPayload {
 }
 
 /**
- * Reads what Fastify is about to send: text, bytes, a stream, a web stream or a `Response`, up to `maxBodyBytes`.
- * Rejects when a stream fails, and then that failure is the answer.
+ * Reads what Fastify is about to send: text, bytes, a stream, a web stream or a `Response`, up to `maxBodyBytes`. A
+ * promise only where there is something to wait for. It rejects when a stream fails, and then that failure is the answer.
  */
-export async function capturePayload(
+export function capturePayload(
   reply: FastifyReply,
   payload: unknown,
   maxBodyBytes: number,
-): Promise<CapturedPayload> {
+): CapturedPayload | Promise<CapturedPayload> {
   const { statusCode } = reply
   if (payload === undefined || payload === null) return { body: undefined, isText: false, payload }
   if (statusCode === 204 || statusCode < 200) {
@@ -29,26 +29,27 @@ export async function capturePayload(
     reply.removeHeader('content-length')
     return { body: undefined, isText: false, payload }
   }
-  if (typeof payload === 'string') return whole(Buffer.from(payload), true, payload)
-  if (payload instanceof Uint8Array) return whole(payload, false, payload)
-  if (isResponse(payload)) return captureResponse(payload)
+  if (typeof payload === 'string') return whole(Buffer.from(payload), true, payload, maxBodyBytes)
+  if (payload instanceof Uint8Array) return whole(payload, false, payload, maxBodyBytes)
+  if (isResponse(payload)) {
+    if (payload.bodyUsed) return { body: 'not-ours', isText: false, payload }
+    reply.code(payload.status)
+    for (const [name, value] of payload.headers) reply.header(name, value)
+    return capturePayload(reply, payload.body, maxBodyBytes)
+  }
   const stream = asReadable(payload)
   if (stream === undefined) return { body: 'not-ours', isText: false, payload }
+  return captureStream(stream, maxBodyBytes)
+}
+
+function whole(bytes: Uint8Array, isText: boolean, payload: unknown, maxBodyBytes: number): CapturedPayload {
+  return { body: bytes.byteLength > maxBodyBytes ? 'too-long' : bytes, isText, payload }
+}
+
+async function captureStream(stream: Readable, maxBodyBytes: number): Promise<CapturedPayload> {
   const read = await readBody(stream, maxBodyBytes)
   if (!read.complete) return { body: 'too-long', isText: false, payload: read.stream }
   return { body: read.bytes, isText: false, payload: read.bytes }
-
-  function whole(bytes: Uint8Array, isText: boolean, toSend: unknown): CapturedPayload {
-    const isTooLong = bytes.byteLength > maxBodyBytes
-    return { body: isTooLong ? 'too-long' : bytes, isText, payload: toSend }
-  }
-
-  async function captureResponse(response: Response): Promise<CapturedPayload> {
-    if (response.bodyUsed) return { body: 'not-ours', isText: false, payload: response }
-    reply.code(response.status)
-    for (const [name, value] of response.headers) reply.header(name, value)
-    return capturePayload(reply, response.body, maxBodyBytes)
-  }
 }
 
 function isResponse(payload: unknown): payload is Response {

@@ -24,6 +24,7 @@ export interface RequestIdempotency {
 export interface RequestState {
   exchange: Exchange | undefined
   given: GivenAnswer | undefined
+  maxBodyBytes: number
   /** Whether Fastify has begun to send the handler's answer. */
   isSending: boolean
   /** Whether Fastify answered in the place of a handler that took too long, and still runs. */
@@ -48,6 +49,7 @@ export function ensureState(request: FastifyRequest): RequestState {
   stateful[REQUEST_STATE] ??= {
     exchange: undefined,
     given: undefined,
+    maxBodyBytes: 0,
     isSending: false,
     hasTimedOut: false,
     rawHash: undefined,

@@ -19,7 +19,7 @@ import { type HttpSettings, parseRouteOptions } from '../http/http-options.js'
 import { captureRaw } from '../http/raw-capture.js'
 import type { Idempotency } from '../index.js'
 import { capturePayload } from './fastify-payload.js'
-import { ensureState, stateOf } from './fastify-request.js'
+import { ensureState, type RequestState, stateOf } from './fastify-request.js'
 
 type RouteGuard = Guard<FastifyRequest>
 
@@ -77,7 +77,7 @@ function protect(route: RouteOptions, slot: Slot): void {
   // Last before the handler: what authentication or validation refuses never becomes an outcome.
   route.preHandler = [...listOf(route.preHandler), createPreHandler(slot)]
   // First of the route's: a body is kept as the handler made it, and compressed afterwards.
-  route.onSend = [createOnSend(slot), ...listOf(route.onSend)]
+  route.onSend = [onSend, ...listOf(route.onSend)]
   route.onError = [onError, ...listOf(route.onError)]
   route.preParsing = [...listOf(route.preParsing), createPreParsing(slot)]
   route.handler = watched(route.handler)
@@ -136,8 +136,7 @@ function give(request: FastifyRequest, reply: FastifyReply, answer: GivenAnswer)
   if (answer.error?.statusCode === 500)
     request.log.error({ err: answer.error }, 'oncekey: the request cannot be protected')
   put(reply, answer)
-  if (answer.body === undefined) reply.send()
-  else reply.send(answer.isText ? Buffer.from(answer.body).toString() : answer.body)
+  reply.send(payloadOf(answer) ?? undefined)
 }
 
 function put(reply: FastifyReply, answer: GivenAnswer): void {
@@ -149,66 +148,78 @@ function put(reply: FastifyReply, answer: GivenAnswer): void {
 function start(request: FastifyRequest, reply: FastifyReply, exchange: Exchange, guard: RouteGuard): void {
   const state = ensureState(request)
   state.exchange = exchange
-  const { raw } = reply
+  state.maxBodyBytes = guard.settings.maxBodyBytes
   // Fastify sends these without its own hooks, so they are captured where they are written.
-  const hijack = reply.hijack
-  const callNotFound = reply.callNotFound
-  const capture = (): void =>
-    captureRaw(raw, { maxBodyBytes: guard.settings.maxBodyBytes, end: exchange.end })
-  reply.hijack = function () {
-    capture()
-    return hijack.call(this)
-  }
-  reply.callNotFound = function () {
-    capture()
-    return callNotFound.call(this)
-  }
+  reply.hijack = hijackCaptured
+  reply.callNotFound = callNotFoundCaptured
+}
+
+function hijackCaptured(this: FastifyReply): FastifyReply {
+  captureReply(this)
+  return prototypeOf(this).hijack.call(this)
+}
+
+function callNotFoundCaptured(this: FastifyReply) {
+  captureReply(this)
+  return prototypeOf(this).callNotFound.call(this)
+}
+
+function captureReply(reply: FastifyReply): void {
+  const state = stateOf(reply.request)
+  if (state?.exchange === undefined) return
+  captureRaw(reply.raw, { maxBodyBytes: state.maxBodyBytes, end: state.exchange.end })
+}
+
+function prototypeOf(reply: FastifyReply): FastifyReply {
+  return Object.getPrototypeOf(reply) as FastifyReply
+}
+
+/** Somebody may write to the raw response, past Fastify: then the answer is gone, that the operation ended is not. */
+function watchRaw(request: FastifyRequest, { raw }: FastifyReply, exchange: Exchange): void {
   raw.once('finish', () => {
-    // Somebody wrote to the raw response, past Fastify: the answer is gone, that the operation ended is not.
-    if (!exchange.isOpen || state.hasTimedOut) return
+    if (!exchange.isOpen || stateOf(request)?.hasTimedOut === true) return
     exchange
       .end({ status: raw.statusCode, headers: raw.getHeaders(), body: 'too-long', isText: false })
       .catch((error: unknown) => request.log.error({ err: error }, 'oncekey: an outcome could not be kept'))
   })
 }
 
-function createOnSend(slot: Slot): onSendHookHandler {
-  return (request, reply, payload, done) => {
-    const state = stateOf(request)
-    if (state?.given?.replayed === true) {
-      // Hooks of the application have seen it again. The client gets it as it was kept.
-      put(reply, state.given)
-      return done(null, bodyOf(state.given))
-    }
-    const exchange = state?.exchange
-    if (state === null || exchange === undefined || !exchange.isOpen || state.hasTimedOut)
-      return done(null, payload)
-    state.isSending = true
-    const maxBodyBytes = slot.guard?.settings.maxBodyBytes ?? 0
-    // Fastify catches what goes wrong after a hook that returned a promise, and not after a late callback.
-    return finish()
-
-    async function finish(): Promise<unknown> {
-      const { body, isText, payload: toSend } = await capturePayload(reply, payload, maxBodyBytes)
-      if (body === 'not-ours' || exchange === undefined) return toSend
-      const given = await exchange.end({
-        status: reply.statusCode,
-        headers: reply.getHeaders(),
-        body,
-        isText,
-      })
-      if (given === undefined) return toSend
-      if (state !== null) state.given = given
-      put(reply, given)
-      return bodyOf(given)
-    }
+const onSend: onSendHookHandler = (request, reply, payload, done) => {
+  const state = stateOf(request)
+  if (state === null) return done(null, payload)
+  if (state.given?.replayed === true) {
+    // Hooks of the application have seen it again. The client gets it as it was kept.
+    put(reply, state.given)
+    return done(null, payloadOf(state.given))
   }
+  const { exchange } = state
+  if (exchange === undefined || !exchange.isOpen || state.hasTimedOut) return done(null, payload)
+  state.isSending = true
+  // Fastify catches what goes wrong after a hook that returned a promise, and not after a late callback.
+  return finish(state, exchange, reply, payload)
 }
 
-function bodyOf(answer: GivenAnswer): Buffer | null {
-  return answer.body === undefined
-    ? null
-    : Buffer.from(answer.body.buffer, answer.body.byteOffset, answer.body.byteLength)
+async function finish(
+  state: RequestState,
+  exchange: Exchange,
+  reply: FastifyReply,
+  payload: unknown,
+): Promise<unknown> {
+  const captured = capturePayload(reply, payload, state.maxBodyBytes)
+  const { body, isText, payload: toSend } = captured instanceof Promise ? await captured : captured
+  if (body === 'not-ours') return toSend
+  const given = await exchange.end({ status: reply.statusCode, headers: reply.getHeaders(), body, isText })
+  if (given === undefined) return toSend
+  state.given = given
+  put(reply, given)
+  return payloadOf(given)
+}
+
+/** The body as Fastify sends it fastest: text in one piece with its headers. */
+function payloadOf({ body, isText }: GivenAnswer): string | Buffer | null {
+  if (body === undefined) return null
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  return isText ? bytes.toString() : bytes
 }
 
 const onError: onErrorHookHandler = (request, _reply, error, done) => {
@@ -221,8 +232,14 @@ const onError: onErrorHookHandler = (request, _reply, error, done) => {
 function watched(handler: RouteHandlerMethod): RouteHandlerMethod {
   return function (request, reply) {
     const returned: unknown = handler.call(this, request, reply)
-    const exchange = stateOf(request)?.exchange
-    if (exchange !== undefined && isPromise(returned))
+    const state = stateOf(request)
+    const exchange = state?.exchange
+    if (state === null || exchange === undefined) return returned
+    // A reply can be awaited, for which it listens to half a dozen events. One that is being sent needs nobody to wait.
+    if (returned === reply && state.isSending) return undefined
+    if (state.isSending) return returned
+    watchRaw(request, reply, exchange)
+    if (returned !== reply && isPromise(returned))
       returned.then(
         (value) => afterHandler(request, reply, exchange, value === undefined),
         () => afterHandler(request, reply, exchange, false),

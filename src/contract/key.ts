@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 /** The longest key, in UTF-16 code units. */
 export const MAX_KEY_LENGTH = 255
@@ -20,19 +20,13 @@ export function recordId(name: {
   readonly scope: string
   readonly key: string
 }): string {
-  const hash = createHash('sha256')
-  for (const part of [name.namespace, name.scope, name.key]) {
-    hash.update(`${Buffer.byteLength(part)}:`).update(part)
-  }
-  return hash.digest('base64url')
+  const { namespace, scope, key } = name
+  // Lengths in UTF-16 code units: each string must be well-formed, and then no two have the same bytes.
+  const text = `${namespace.length}:${namespace}${scope.length}:${scope}${key.length}:${key}`
+  return hash('sha256', text, 'base64url')
 }
 
 /** A hash of a scope that operators can compare and nobody can read. */
 export function scopeHash(namespace: string, scope: string): string {
-  return createHash('sha256')
-    .update(`${Buffer.byteLength(namespace)}:`)
-    .update(namespace)
-    .update(scope)
-    .digest('base64url')
-    .slice(0, 22)
+  return hash('sha256', `${namespace.length}:${namespace}${scope}`, 'base64url').slice(0, 22)
 }

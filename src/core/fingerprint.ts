@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { createHash, hash } from 'node:crypto'
 import stableStringify from 'fast-json-stable-stringify'
 import { FingerprintError } from '../contract/errors.js'
 
@@ -21,14 +21,13 @@ const SCHEME = 'oncekey-1'
  * @throws {FingerprintError} when the body has no canonical form.
  */
 export function fingerprintOf({ method, path, body }: FingerprintParts): string {
-  const hash = createHash('sha256')
   // Method and path are length-prefixed, so that no two requests run together into one text.
-  hash.update(`${SCHEME} ${method.length}:${method} ${path.length}:${path} `)
-  if (body === undefined) hash.update('none')
-  else if (typeof body === 'string') hash.update('text ').update(body)
-  else if (body instanceof Uint8Array) hash.update('bytes ').update(body)
-  else hash.update('json ').update(canonical(body))
-  return hash.digest('base64url')
+  const head = `${SCHEME} ${method.length}:${method} ${path.length}:${path} `
+  if (body === undefined) return hash('sha256', `${head}none`, 'base64url')
+  if (typeof body === 'string') return hash('sha256', `${head}text ${body}`, 'base64url')
+  if (body instanceof Uint8Array)
+    return createHash('sha256').update(`${head}bytes `).update(body).digest('base64url')
+  return hash('sha256', `${head}json ${canonical(body)}`, 'base64url')
 }
 
 function canonical(body: unknown): string {

@@ -50,8 +50,9 @@ export async function admit<TRequest>(
   const { engine, settings } = guard
   const refusal = (error: unknown): GivenAnswer => refusalOf(error, settings, incoming.request)
   try {
+    const scope = scopeOf(settings, incoming.request)
     const begun = await engine.begin({
-      scope: await scopeOf(settings, incoming.request),
+      scope: typeof scope === 'string' ? scope : await scope,
       key,
       fingerprint: requestFingerprint(settings, incoming),
       route: incoming.route,
@@ -64,16 +65,25 @@ export async function admit<TRequest>(
   }
 }
 
-async function scopeOf<TRequest>(settings: HttpSettings<TRequest>, request: TRequest): Promise<string> {
+function scopeOf<TRequest>(settings: HttpSettings<TRequest>, request: TRequest): string | Promise<string> {
   if (settings.scope === 'shared') return 'shared'
-  let scope: unknown
   try {
-    scope = await settings.scope(request)
+    const scope: unknown = settings.scope(request)
+    if (typeof scope === 'string') return scope
+    return Promise.resolve(scope).then(assertScope, refuseScope)
   } catch (cause) {
-    throw new ScopeMissingError({ cause })
+    return refuseScope(cause)
   }
-  if (typeof scope !== 'string' || scope === '') throw new ScopeMissingError()
+}
+
+function assertScope(scope: unknown): string {
+  // An empty one is refused by the engine, for every adapter alike.
+  if (typeof scope !== 'string') throw new ScopeMissingError()
   return scope
+}
+
+function refuseScope(cause: unknown): never {
+  throw new ScopeMissingError({ cause })
 }
 
 function requestFingerprint<TRequest>(

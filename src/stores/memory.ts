@@ -115,7 +115,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
 
   function keep(record: MemoryRecord, outcome: Outcome, ttlMs: number): void {
     // A copy: what the caller does with its buffer afterwards must not change an answer.
-    const body = outcome.body === null ? null : Uint8Array.from(outcome.body)
+    const body = outcome.body === null ? null : Buffer.from(outcome.body)
     const size = sizeOf(record, outcome.head.length * 2 + (body?.byteLength ?? 0))
     // A tombstone always fits: to forget that an operation ended would be worse than a few bytes too many.
     if (body !== null) makeRoom(0, size - record.bytes)
