@@ -9,39 +9,57 @@ export interface Deadlines {
   after(delayMs: number, due: () => void): Deadline
 }
 
-interface Entry extends Deadline {
+/**
+ * An entry of a ring. Linked by hand, because a `Set` that is added to and deleted from at the rate of requests leaves
+ * a trail of outgrown tables, each of which keeps what was in it from being collected.
+ */
+class Entry implements Deadline {
   readonly at: number
-  readonly due: () => void
+  due: (() => void) | undefined
+  previous: Entry = this
+  next: Entry = this
+
+  constructor(at: number, due?: () => void) {
+    this.at = at
+    this.due = due
+  }
+
+  append(entry: Entry): void {
+    entry.previous = this.previous
+    entry.next = this
+    this.previous.next = entry
+    this.previous = entry
+  }
+
+  cancel(): void {
+    this.previous.next = this.next
+    this.next.previous = this.previous
+    this.previous = this
+    this.next = this
+    this.due = undefined
+  }
 }
 
-// Entries of one delay come due in the order they were added, so each delay is a queue and only its head matters.
-// A `Set` keeps that order and lets an entry leave from the middle in constant time.
-const queues = new Map<number, Set<Entry>>()
+// Entries of one delay come due in the order they were added, so each delay is a ring and only its first entry matters.
+const rings = new Map<number, Entry>()
 let timer: NodeJS.Timeout | undefined
 let timerAt = Number.POSITIVE_INFINITY
 
 /**
- * The deadlines of this process. Adding and cancelling cost a set operation each, where a timer of its own for every
+ * The deadlines of this process. Adding and cancelling cost a few assignments, where a timer of its own for every
  * request and store call would cost an object and two list operations of Node's. The timer never keeps a process alive.
  */
 export const deadlines: Deadlines = { after }
 
 function after(delayMs: number, due: () => void): Deadline {
   const delay = Math.max(1, Math.ceil(delayMs))
-  let queue = queues.get(delay)
-  if (queue === undefined) {
-    queue = new Set()
-    queues.set(delay, queue)
+  let ring = rings.get(delay)
+  if (ring === undefined) {
+    ring = new Entry(Number.POSITIVE_INFINITY)
+    rings.set(delay, ring)
   }
-  const home = queue
-  const entry: Entry = {
-    at: performance.now() + delay,
-    due,
-    cancel: () => {
-      home.delete(entry)
-    },
-  }
-  home.add(entry)
+  const entry = new Entry(performance.now() + delay, due)
+  ring.append(entry)
   if (entry.at < timerAt) arm(entry.at)
   return entry
 }
@@ -56,19 +74,17 @@ function arm(at: number): void {
 function fire(): void {
   const now = performance.now()
   timerAt = Number.POSITIVE_INFINITY
-  const dueNow: Entry[] = []
-  let next = Number.POSITIVE_INFINITY
-  for (const [delay, queue] of queues) {
-    for (const entry of queue) {
-      if (entry.at > now) {
-        next = Math.min(next, entry.at)
-        break
-      }
-      queue.delete(entry)
-      dueNow.push(entry)
+  const dueNow: (() => void)[] = []
+  let nextAt = Number.POSITIVE_INFINITY
+  for (const [delay, ring] of rings) {
+    while (ring.next.at <= now) {
+      const { due } = ring.next
+      ring.next.cancel()
+      if (due !== undefined) dueNow.push(due)
     }
-    if (queue.size === 0) queues.delete(delay)
+    nextAt = Math.min(nextAt, ring.next.at)
+    if (ring.next === ring) rings.delete(delay)
   }
-  if (next !== Number.POSITIVE_INFINITY) arm(next)
-  for (const entry of dueNow) entry.due()
+  if (nextAt !== Number.POSITIVE_INFINITY) arm(nextAt)
+  for (const due of dueNow) due()
 }

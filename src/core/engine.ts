@@ -134,8 +134,14 @@ export function createEngine(settings: EngineSettings): Engine {
       if (found.status === 'acquired') return { kind: 'run', execution: found.execution }
       refuseMismatch(subject, operation.fingerprint, found.fingerprint)
       if (found.status === 'completed') {
-        remember(subject.id, found.fingerprint, found.outcome, policy.ttlMs - found.ageMs, found.ageMs)
-        return replay(subject, 'store', found.outcome, found.ageMs)
+        // Remembered at its first retry, not at its completion: most operations never see one.
+        const { fingerprint, outcome, ageMs } = found
+        cache?.set(
+          subject.id,
+          { fingerprint, outcome, ageMs, cachedAt: performance.now() },
+          policy.ttlMs - ageMs,
+        )
+        return replay(subject, 'store', outcome, ageMs)
       }
       if (found.status === 'running') {
         await waitOrRefuse(subject, policy, { startedAt, looks, ...found })
@@ -206,10 +212,7 @@ export function createEngine(settings: EngineSettings): Engine {
       call,
       events,
       background: upkeep.background,
-      onEnd(kept) {
-        if (kept !== undefined) remember(subject.id, fingerprint, kept.outcome, kept.ttlMs, 0)
-        forget(subject.id, mine)
-      },
+      onEnd: () => forget(subject.id, mine),
     })
     mine.execution = execution
     return { status: 'acquired', execution }
@@ -217,17 +220,9 @@ export function createEngine(settings: EngineSettings): Engine {
 
   function forget(id: string, entry: InFlight): void {
     if (inFlight.get(id) === entry) inFlight.delete(id)
+    // An outgrown table of the map may keep the entry for a while. What it stood for need not wait as long.
+    entry.execution = undefined
     waiting.wake(id)
-  }
-
-  function remember(
-    id: string,
-    fingerprint: string,
-    outcome: Outcome,
-    ttlLeftMs: number,
-    ageMs: number,
-  ): void {
-    cache?.set(id, { fingerprint, outcome, ageMs, cachedAt: performance.now() }, ttlLeftMs)
   }
 
   function replay(operation: EventSubject, from: 'store' | 'cache', outcome: Outcome, ageMs: number): Begun {

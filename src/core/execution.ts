@@ -8,7 +8,7 @@ import {
 } from '../contract/errors.js'
 import type { IdempotencyStore, Outcome } from '../contract/store.js'
 import { type Deadline, deadlines } from './deadlines.js'
-import type { EventSubject, Events } from './events.js'
+import type { EventSubject, Events, IdempotencyEvent } from './events.js'
 import type { Policy } from './policy.js'
 import type { StoreCalls } from './store-calls.js'
 
@@ -44,8 +44,8 @@ export interface ExecutionContext {
   readonly store: IdempotencyStore
   readonly call: StoreCalls
   readonly events: Events
-  /** Called once, when the claim is no longer held. `kept` is the outcome that the store has now, if it has ours. */
-  readonly onEnd: (kept: { readonly outcome: Outcome; readonly ttlMs: number } | undefined) => void
+  /** Called once, when the claim is no longer held. */
+  readonly onEnd: () => void
   /** Keeps work that goes on after the answer, so that `close` can wait for it. */
   readonly background: (work: Promise<void>) => void
 }
@@ -73,129 +73,155 @@ const LONGEST_RETRY_MS = 5000
 
 /** Starts to hold a claim: it is renewed from now on. */
 export function createExecution(claim: HeldClaim, context: ExecutionContext): LiveExecution {
-  const { subject, token, fence, policy, claimedAt } = claim
-  const { store, call, events, background } = context
-  const { id } = subject
-  const renewEveryMs = policy.leaseMs / 3
-  const runsUntil = claimedAt + policy.maxRunMs
+  return new HeldExecution(claim, context)
+}
 
-  let leaseUntil = claimedAt + policy.leaseMs
-  let state: 'running' | 'ending' | 'ended' = 'running'
-  let lost = false
-  let controller: AbortController | undefined
-  let abortReason: IdempotencyError | undefined
-  let renewal: Deadline = deadlines.after(Math.min(renewEveryMs, policy.maxRunMs), tick)
+// A class, since every protected request makes one: a dozen functions that close over it would be a dozen objects.
+class HeldExecution implements LiveExecution {
+  readonly isProtected = true
+  readonly fence: number
+  readonly #claim: HeldClaim
+  readonly #context: ExecutionContext
+  readonly #renewEveryMs: number
+  readonly #runsUntil: number
+  #leaseUntil: number
+  #state: 'running' | 'ending' | 'ended' = 'running'
+  #isLost = false
+  #controller: AbortController | undefined
+  #abortReason: IdempotencyError | undefined
+  #renewal: Deadline
 
-  function tick(): void {
-    const now = performance.now()
-    if (now >= runsUntil) {
-      events.emit({ type: 'max-run', operation: subject, fence })
-      abort(new MaxRunExceededError(subject.key))
-      return
-    }
-    background(renew())
+  constructor(claim: HeldClaim, context: ExecutionContext) {
+    const { fence, policy, claimedAt } = claim
+    this.fence = fence
+    this.#claim = claim
+    this.#context = context
+    this.#renewEveryMs = policy.leaseMs / 3
+    this.#runsUntil = claimedAt + policy.maxRunMs
+    this.#leaseUntil = claimedAt + policy.leaseMs
+    this.#renewal = this.#after(Math.min(this.#renewEveryMs, policy.maxRunMs))
   }
 
-  async function renew(): Promise<void> {
-    const askedAt = performance.now()
-    let held: boolean
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason)
+    }
+    return this.#controller.signal
+  }
+
+  leaseLeftMs(): number {
+    return this.#isLost ? 0 : this.#leaseUntil - performance.now()
+  }
+
+  async complete(outcome: Outcome, ttlMs = this.#claim.policy.ttlMs): Promise<Answer> {
+    if (this.#state !== 'running') return OWN
+    this.#state = 'ending'
+    let attempt: Kept
     try {
-      held = await call('renew', () => store.renew(id, token, policy.leaseMs), renewEveryMs)
+      attempt = await this.#keep(outcome, ttlMs)
     } catch (error) {
-      if (state === 'ended') return
-      events.emit({ type: 'renewal-failed', operation: subject, error })
-      if (performance.now() >= leaseUntil) lose()
-      // Soon again, and not at once: a store that refuses connections answers in no time.
-      renewal = deadlines.after(Math.min(renewEveryMs / 4, 1000), tick)
-      return
-    }
-    if (state === 'ended') return
-    if (!held) {
-      lose()
-      return
-    }
-    leaseUntil = askedAt + policy.leaseMs
-    renewal = deadlines.after(Math.min(renewEveryMs, runsUntil - performance.now()), tick)
-  }
-
-  function lose(): void {
-    if (lost) return
-    lost = true
-    events.emit({ type: 'claim-lost', operation: subject, fence })
-    abort(new ClaimLostError(subject.key))
-  }
-
-  function abort(reason: IdempotencyError): void {
-    if (abortReason !== undefined) return
-    abortReason = reason
-    controller?.abort(reason)
-  }
-
-  function end(kept?: { readonly outcome: Outcome; readonly ttlMs: number }): void {
-    if (state === 'ended') return
-    state = 'ended'
-    renewal.cancel()
-    context.onEnd(kept)
-  }
-
-  function keep(
-    outcome: Outcome,
-    ttlMs: number,
-  ): Promise<{ readonly held: boolean; readonly outcome: Outcome }> {
-    return call('complete', () => store.complete(id, token, outcome, ttlMs)).then(
-      (held) => ({ held, outcome }),
-      async (error: unknown) => {
-        if (!(error instanceof StoreFullError) || outcome.body === null) throw error
-        // That the operation ended matters more than its body: without it a retry would find it unknown.
-        const tombstone: Outcome = { ...outcome, body: null }
-        events.emit({ type: 'body-not-kept', operation: subject, reason: error.message })
-        return {
-          held: await call('complete', () => store.complete(id, token, tombstone, ttlMs)),
-          outcome: tombstone,
-        }
-      },
-    )
-  }
-
-  function kept(outcome: Outcome, ttlMs: number, late: boolean): void {
-    events.emit({
-      type: 'completed',
-      operation: subject,
-      result: outcome.result,
-      tombstone: outcome.body === null,
-      runMs: performance.now() - claimedAt,
-      late,
-    })
-    end({ outcome, ttlMs })
-  }
-
-  async function complete(outcome: Outcome, ttlMs = policy.ttlMs): Promise<Answer> {
-    if (state !== 'running') return OWN
-    state = 'ending'
-    let attempt: Awaited<ReturnType<typeof keep>>
-    try {
-      attempt = await keep(outcome, ttlMs)
-    } catch (error) {
-      events.emit({ type: 'save-failed', operation: subject, error })
-      background(saveLater(outcome, ttlMs))
+      this.#emit({ type: 'save-failed', operation: this.#claim.subject, error })
+      this.#context.background(this.#saveLater(outcome, ttlMs))
       return OWN
     }
     if (attempt.held) {
-      kept(attempt.outcome, ttlMs, false)
+      this.#kept(attempt.outcome, false)
       return OWN
     }
-    lose()
+    this.#lose()
     try {
-      return await answerOfTheHolder()
+      return await this.#answerOfTheHolder()
     } finally {
-      end()
+      this.#end()
     }
   }
 
-  async function answerOfTheHolder(): Promise<Answer> {
-    events.emit({ type: 'outcome-lost', operation: subject, fence })
-    const record = await call('find', () => store.find(id))
-    if (record?.status === 'completed' && record.fingerprint === claim.fingerprint)
+  async release(): Promise<void> {
+    if (this.#state !== 'running') return
+    this.#state = 'ending'
+    const failed = (error: unknown): void =>
+      this.#emit({ type: 'release-failed', operation: this.#claim.subject, error })
+    try {
+      await this.#giveBack()
+    } catch (error) {
+      failed(error)
+      this.#context.background(this.#insist(() => this.#giveBack(), failed))
+    }
+  }
+
+  #after(delayMs: number): Deadline {
+    return deadlines.after(delayMs, () => this.#tick())
+  }
+
+  #tick(): void {
+    if (performance.now() < this.#runsUntil) {
+      this.#context.background(this.#renew())
+      return
+    }
+    const { subject, fence } = this.#claim
+    this.#emit({ type: 'max-run', operation: subject, fence })
+    this.#abort(new MaxRunExceededError(subject.key))
+  }
+
+  async #renew(): Promise<void> {
+    const { subject, token, policy } = this.#claim
+    const { store, call } = this.#context
+    const askedAt = performance.now()
+    let held: boolean
+    try {
+      held = await call('renew', () => store.renew(subject.id, token, policy.leaseMs), this.#renewEveryMs)
+    } catch (error) {
+      if (this.#state === 'ended') return
+      this.#emit({ type: 'renewal-failed', operation: subject, error })
+      if (performance.now() >= this.#leaseUntil) this.#lose()
+      // Soon again, and not at once: a store that refuses connections answers in no time.
+      this.#renewal = this.#after(Math.min(this.#renewEveryMs / 4, 1000))
+      return
+    }
+    if (this.#state === 'ended') return
+    if (!held) {
+      this.#lose()
+      return
+    }
+    this.#leaseUntil = askedAt + policy.leaseMs
+    this.#renewal = this.#after(Math.min(this.#renewEveryMs, this.#runsUntil - performance.now()))
+  }
+
+  #keep(outcome: Outcome, ttlMs: number): Promise<Kept> {
+    const { subject, token } = this.#claim
+    const { store, call } = this.#context
+    const complete = (kept: Outcome): Promise<Kept> =>
+      call('complete', () => store.complete(subject.id, token, kept, ttlMs)).then((held) => ({
+        held,
+        outcome: kept,
+      }))
+    return complete(outcome).catch((error: unknown) => {
+      if (!(error instanceof StoreFullError) || outcome.body === null) throw error
+      // That the operation ended matters more than its body: without it a retry would find it unknown.
+      this.#emit({ type: 'body-not-kept', operation: subject, reason: error.message })
+      return complete({ ...outcome, body: null })
+    })
+  }
+
+  #kept(outcome: Outcome, late: boolean): void {
+    this.#emit({
+      type: 'completed',
+      operation: this.#claim.subject,
+      result: outcome.result,
+      tombstone: outcome.body === null,
+      runMs: performance.now() - this.#claim.claimedAt,
+      late,
+    })
+    this.#end()
+  }
+
+  async #answerOfTheHolder(): Promise<Answer> {
+    const { subject, fence, fingerprint } = this.#claim
+    const { store, call } = this.#context
+    this.#emit({ type: 'outcome-lost', operation: subject, fence })
+    const record = await call('find', () => store.find(subject.id))
+    if (record?.status === 'completed' && record.fingerprint === fingerprint)
       return { whose: 'other', outcome: record.outcome }
     if (record === undefined) return OWN
     throw record.status === 'running'
@@ -203,39 +229,33 @@ export function createExecution(claim: HeldClaim, context: ExecutionContext): Li
       : new OutcomeUnknownError(subject.key)
   }
 
-  function saveLater(outcome: Outcome, ttlMs: number): Promise<void> {
-    return insist(
+  #saveLater(outcome: Outcome, ttlMs: number): Promise<void> {
+    const { subject, fence } = this.#claim
+    return this.#insist(
       async () => {
-        const saved = await keep(outcome, ttlMs)
-        if (saved.held) return kept(saved.outcome, ttlMs, true)
-        lose()
-        events.emit({ type: 'outcome-lost', operation: subject, fence })
-        end()
+        const saved = await this.#keep(outcome, ttlMs)
+        if (saved.held) return this.#kept(saved.outcome, true)
+        this.#lose()
+        this.#emit({ type: 'outcome-lost', operation: subject, fence })
+        this.#end()
       },
-      (error) => events.emit({ type: 'save-abandoned', operation: subject, error }),
+      (error) => this.#emit({ type: 'save-abandoned', operation: subject, error }),
     )
   }
 
-  async function release(): Promise<void> {
-    if (state !== 'running') return
-    state = 'ending'
-    const giveBack = async (): Promise<void> => {
-      released(await call('release', () => store.release(id, token)))
-    }
-    const failed = (error: unknown): void =>
-      events.emit({ type: 'release-failed', operation: subject, error })
-    try {
-      await giveBack()
-    } catch (error) {
-      failed(error)
-      background(insist(giveBack, failed))
-    }
+  async #giveBack(): Promise<void> {
+    const { subject, token, claimedAt } = this.#claim
+    const { store, call } = this.#context
+    const held = await call('release', () => store.release(subject.id, token))
+    if (held) this.#emit({ type: 'released', operation: subject, runMs: performance.now() - claimedAt })
+    else this.#lose()
+    this.#end()
   }
 
   /** Tries a last step of this claim again and again, until `maxRun`. */
-  async function insist(step: () => Promise<void>, onGivenUp: (error: unknown) => void): Promise<void> {
+  async #insist(step: () => Promise<void>, onGivenUp: (error: unknown) => void): Promise<void> {
     // A run that ended close to `maxRun` still gets one lease for its last step.
-    const givesUpAt = Math.max(runsUntil, performance.now() + policy.leaseMs)
+    const givesUpAt = Math.max(this.#runsUntil, performance.now() + this.#claim.policy.leaseMs)
     for (let attempt = 0; ; attempt += 1) {
       await pause(retryDelayMs(attempt))
       try {
@@ -243,31 +263,40 @@ export function createExecution(claim: HeldClaim, context: ExecutionContext): Li
       } catch (error) {
         if (performance.now() < givesUpAt) continue
         onGivenUp(error)
-        return end()
+        return this.#end()
       }
     }
   }
 
-  function released(held: boolean): void {
-    if (held) events.emit({ type: 'released', operation: subject, runMs: performance.now() - claimedAt })
-    else lose()
-    end()
+  #lose(): void {
+    if (this.#isLost) return
+    this.#isLost = true
+    const { subject, fence } = this.#claim
+    this.#emit({ type: 'claim-lost', operation: subject, fence })
+    this.#abort(new ClaimLostError(subject.key))
   }
 
-  return {
-    fence,
-    isProtected: true,
-    get signal() {
-      if (controller === undefined) {
-        controller = new AbortController()
-        if (abortReason !== undefined) controller.abort(abortReason)
-      }
-      return controller.signal
-    },
-    leaseLeftMs: () => (lost ? 0 : leaseUntil - performance.now()),
-    complete,
-    release,
+  #abort(reason: IdempotencyError): void {
+    if (this.#abortReason !== undefined) return
+    this.#abortReason = reason
+    this.#controller?.abort(reason)
   }
+
+  #end(): void {
+    if (this.#state === 'ended') return
+    this.#state = 'ended'
+    this.#renewal.cancel()
+    this.#context.onEnd()
+  }
+
+  #emit(event: IdempotencyEvent): void {
+    this.#context.events.emit(event)
+  }
+}
+
+interface Kept {
+  readonly held: boolean
+  readonly outcome: Outcome
 }
 
 /** An execution without a claim: it runs, keeps nothing and never loses anything. */

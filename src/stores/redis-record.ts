@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import type { ClaimResult, Outcome, RecordMeta, StoredRecord } from '../contract/store.js'
 
 /** A record as Redis holds it, read at the server's time `now` in epoch milliseconds. */
@@ -35,10 +36,16 @@ export function decodeRecord(bytes: Buffer): RedisRecord {
 }
 
 /** An outcome as the scripts take it: head, letters and body. */
-export function encodeOutcome(outcome: Outcome): readonly [head: string, letters: string, body: Buffer] {
+export function encodeOutcome(
+  outcome: Outcome,
+): readonly [head: string, letters: string, body: string | Buffer] {
   const { result, head, body } = outcome
   const letters = `${result === 'failed' ? 'f' : 's'}${body === null ? 't' : 'b'}`
-  return [head, letters, body === null ? Buffer.alloc(0) : asBuffer(body)]
+  if (body === null) return [head, letters, '']
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  // A command of strings goes out in one piece, and one with bytes in it in several. Valid UTF-8 comes back as it was.
+  const isShortText = bytes.byteLength <= 16_384 && isUtf8(bytes)
+  return [head, letters, isShortText ? bytes.toString() : bytes]
 }
 
 /** What a claim found that did not acquire it. */
@@ -61,8 +68,4 @@ export function asStoredRecord(
   if (state === 'C') return { ...base, status: 'completed', outcome, ageMs: Math.max(0, now - at) }
   if (at > now) return { ...base, status: 'running', leaseLeftMs: at - now }
   return { ...base, status: 'unknown' }
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }

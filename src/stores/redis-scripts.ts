@@ -12,60 +12,57 @@ export const UNKNOWN_FORMAT = 'ONCEKEY_UNKNOWN_FORMAT'
 /** Where the 16 digits begin, counted from 0. */
 const TIME_OFFSET = 2
 
-/**
- * What all scripts share: the time, a reader and a writer of records.
- *
- * Scripts run atomically, name their one key, and take the time from the server, which replicates their effects.
- */
-const COMMON = `
+/** Reads the server's clock, in ms. Scripts run atomically, and their effects are replicated, not their commands. */
+const NOW = `
 local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)`
 
-local function digits(ms)
-  return string.format('%016.0f', ms)
-end
+/**
+ * Takes the record apart. `middle` is fence, token, fingerprint and the length of `meta`, which a completion keeps; `start`
+ * is where `meta` begins. Scripts that found nothing have returned before.
+ */
+const READ = `
+local state, at, middle, fence, token, fingerprint, meta_length, start = string.match(
+  text, '^${RECORD_FORMAT}([RC])(%d+)( (%d+) (%S+) (%S+) (%d+)) %d+ ..\\n()'
+)
+if not state then return redis.error_reply('${UNKNOWN_FORMAT}') end
+local meta = string.sub(text, start, start + meta_length - 1)`
 
-local function read(text)
-  local state, at, fence, token, fingerprint, meta_length, head_length, letters, start =
-    string.match(text, '^${RECORD_FORMAT}([RC])(%d+) (%d+) (%S+) (%S+) (%d+) (%d+) (..)\\n()')
-  if not state then return nil end
-  return {
-    state = state, at = tonumber(at), fence = tonumber(fence), token = token, fingerprint = fingerprint,
-    meta = string.sub(text, start, start + meta_length - 1)
-  }
-end
+/** A point in time as a record holds it. */
+const digits = (ms: string): string => `string.format('%016.0f', ${ms})`
 
-local function write(state, at, fence, token, fingerprint, meta, head, letters, body, ttl)
-  local head_part = table.concat({
-    '${RECORD_FORMAT}' .. state .. digits(at), string.format('%.0f', fence), token, fingerprint, #meta, #head, letters
-  }, ' ')
-  redis.call('SET', KEYS[1], table.concat({ head_part, '\\n', meta, head, body }), 'PX', string.format('%.0f', ttl))
-end
-
-local text = redis.call('GET', KEYS[1])
-local record = text and read(text)
-if text and not record then return redis.error_reply('${UNKNOWN_FORMAT}') end
-`
+/** Completes the record with the head, letters, body and ttl in ms of the arguments that begin at `first`. */
+const writeOutcome = (middle: string, first: number): string => `
+redis.call(
+  'SET', KEYS[1],
+  '${RECORD_FORMAT}C' .. ${digits('now')} .. ${middle} .. ' ' .. #ARGV[${first}] .. ' ' .. ARGV[${first + 1}] .. '\\n'
+    .. meta .. ARGV[${first}] .. ARGV[${first + 2}],
+  'PX', ARGV[${first + 3}]
+)`
 
 /**
  * Claims the record.
- * KEYS[1] record. ARGV[1] token, ARGV[2] fingerprint, ARGV[3] lease in ms, ARGV[4] ttl in ms, ARGV[5] `1` to take a
- * lapsed claim over, ARGV[6] meta.
+ * KEYS[1] record. ARGV[1] token, ARGV[2] fingerprint, ARGV[3] lease in ms, ARGV[4] ttl in ms and no shorter,
+ * ARGV[5] `1` to take a lapsed claim over, ARGV[6] meta.
  * Returns the fence when it was acquired, else the time in ms and the record.
  */
-export const CLAIM = `${COMMON}
-local fence = 1
-local meta = ARGV[6]
-if record then
-  local mine = record.state == 'R' and record.token == ARGV[1]
-  local takeable = record.state == 'R' and record.at <= now and ARGV[5] == '1' and record.fingerprint == ARGV[2]
+export const CLAIM = `${NOW}
+local text = redis.call('GET', KEYS[1])
+local held, kept = 1, ARGV[6]
+if text then
+  ${READ}
+  local mine = state == 'R' and token == ARGV[1]
+  local takeable = state == 'R' and tonumber(at) <= now and ARGV[5] == '1' and fingerprint == ARGV[2]
   if not mine and not takeable then return { now, text } end
-  fence = mine and record.fence or record.fence + 1
-  meta = record.meta
+  held = mine and tonumber(fence) or tonumber(fence) + 1
+  kept = meta
 end
-local lease, ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
-write('R', now + lease, fence, ARGV[1], ARGV[2], meta, '', '--', '', math.max(lease, ttl))
-return fence
+redis.call(
+  'SET', KEYS[1],
+  '${RECORD_FORMAT}R' .. ${digits('now + ARGV[3]')} .. ' ' .. held .. ' ' .. ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. #kept .. ' 0 --\\n' .. kept,
+  'PX', ARGV[4]
+)
+return held
 `
 
 /**
@@ -73,9 +70,12 @@ return fence
  * KEYS[1] record. ARGV[1] token, ARGV[2] lease in ms.
  * Returns 1 when renewed, 0 when the claim was lost.
  */
-export const RENEW = `${COMMON}
-if not record or record.state ~= 'R' or record.token ~= ARGV[1] then return 0 end
-redis.call('SETRANGE', KEYS[1], ${TIME_OFFSET}, digits(now + ARGV[2]))
+export const RENEW = `${NOW}
+local text = redis.call('GET', KEYS[1])
+if not text then return 0 end
+${READ}
+if state ~= 'R' or token ~= ARGV[1] then return 0 end
+redis.call('SETRANGE', KEYS[1], ${TIME_OFFSET}, ${digits('now + ARGV[2]')})
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1
 `
@@ -85,11 +85,14 @@ return 1
  * KEYS[1] record. ARGV[1] token, ARGV[2] head, ARGV[3] letters, ARGV[4] body, ARGV[5] ttl in ms.
  * Returns 1 when it is kept, by this call or by an earlier one of the same token, 0 when the claim was lost.
  */
-export const COMPLETE = `${COMMON}
-if not record or record.token ~= ARGV[1] then return 0 end
-if record.state == 'R' then
-  write('C', now, record.fence, ARGV[1], record.fingerprint, record.meta, ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-end
+export const COMPLETE = `
+local text = redis.call('GET', KEYS[1])
+if not text then return 0 end
+${READ}
+if token ~= ARGV[1] then return 0 end
+if state == 'C' then return 1 end
+${NOW}
+${writeOutcome('middle', 2)}
 return 1
 `
 
@@ -98,10 +101,17 @@ return 1
  * KEYS[1] record. ARGV[1] token.
  * Returns 1 when released, 0 when the claim was lost.
  */
-export const RELEASE = `${COMMON}
-if not record or record.state ~= 'R' or record.token ~= ARGV[1] then return 0 end
-if record.fence == 1 then return redis.call('DEL', KEYS[1]) end
-write('R', 0, record.fence, '-', record.fingerprint, record.meta, '', '--', '', redis.call('PTTL', KEYS[1]))
+export const RELEASE = `
+local text = redis.call('GET', KEYS[1])
+if not text then return 0 end
+${READ}
+if state ~= 'R' or token ~= ARGV[1] then return 0 end
+if fence == '1' then return redis.call('DEL', KEYS[1]) end
+redis.call(
+  'SET', KEYS[1],
+  '${RECORD_FORMAT}R' .. ${digits('0')} .. ' ' .. fence .. ' - ' .. fingerprint .. ' ' .. meta_length .. ' 0 --\\n' .. meta,
+  'PX', redis.call('PTTL', KEYS[1])
+)
 return 1
 `
 
@@ -110,19 +120,24 @@ return 1
  * KEYS[1] record.
  * Returns the time in ms, the record and the ms until it expires, or nothing.
  */
-export const FIND = `${COMMON}
-if not record then return false end
+export const FIND = `${NOW}
+local text = redis.call('GET', KEYS[1])
+if not text then return false end
+${READ}
 return { now, text, redis.call('PTTL', KEYS[1]) }
 `
 
 /**
  * Ends an unknown record without its token.
- * KEYS[1] record. ARGV[1] \`release\` or \`outcome\`, ARGV[2] head, ARGV[3] letters, ARGV[4] body, ARGV[5] ttl in ms.
+ * KEYS[1] record. ARGV[1] `release` or `outcome`, ARGV[2] head, ARGV[3] letters, ARGV[4] body, ARGV[5] ttl in ms.
  * Returns 1 when settled, 0 when the record is not unknown.
  */
-export const SETTLE = `${COMMON}
-if not record or record.state ~= 'R' or record.at > now then return 0 end
+export const SETTLE = `${NOW}
+local text = redis.call('GET', KEYS[1])
+if not text then return 0 end
+${READ}
+if state ~= 'R' or tonumber(at) > now then return 0 end
 if ARGV[1] == 'release' then return redis.call('DEL', KEYS[1]) end
-write('C', now, record.fence, '-', record.fingerprint, record.meta, ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+${writeOutcome("' ' .. fence .. ' - ' .. fingerprint .. ' ' .. meta_length", 2)}
 return 1
 `

@@ -54,55 +54,47 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   if (typeof prefix !== 'string')
     throw new OptionsError(`redisStore: option "prefix" must be a string; got ${String(prefix)}`)
 
-  async function run({ text, sha }: Script, id: string, ...args: readonly RedisArgument[]): Promise<unknown> {
-    const rest = [1, prefix + id, ...args]
-    try {
-      return await client.callBuffer('evalsha', [sha, ...rest]).catch((error: unknown) => {
-        // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
-        if (!messageOf(error).startsWith('NOSCRIPT')) throw error
-        return client.callBuffer('eval', [text, ...rest])
-      })
-    } catch (error) {
-      if (!messageOf(error).includes(UNKNOWN_FORMAT)) throw error
-      throw new StoreUnfitError(
-        'Redis holds a record that a newer version of oncekey wrote: update this service',
-        { cause: error },
-      )
-    }
+  function run({ text, sha }: Script, id: string, args: readonly RedisArgument[]): Promise<unknown> {
+    const command = [sha, 1, prefix + id, ...args]
+    return client.callBuffer('evalsha', command).catch((error: unknown) => {
+      // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
+      if (!messageOf(error).startsWith('NOSCRIPT')) return refuse(error)
+      command[0] = text
+      return client.callBuffer('eval', command).catch(refuse)
+    })
+  }
+
+  async function succeeds(script: Script, id: string, args: readonly RedisArgument[]): Promise<boolean> {
+    return (await run(script, id, args)) === 1
   }
 
   return {
     async claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
-      const args = [token, fingerprint, leaseMs, ttlMs, takeOver ? '1' : '0', JSON.stringify(meta)]
-      const reply = await run(scripts.claim, id, ...args)
+      const rememberedMs = Math.max(leaseMs, ttlMs)
+      const args = [token, fingerprint, leaseMs, rememberedMs, takeOver ? '1' : '0', JSON.stringify(meta)]
+      const reply = await run(scripts.claim, id, args)
       if (typeof reply === 'number') return { status: 'acquired', fence: reply }
       const [now, record] = reply as [number, Buffer]
       return asClaimResult(decodeRecord(record), now)
     },
 
-    async renew(id, token, leaseMs) {
-      return (await run(scripts.renew, id, token, leaseMs)) === 1
-    },
+    renew: (id, token, leaseMs) => succeeds(scripts.renew, id, [token, leaseMs]),
 
-    async complete(id, token, outcome, ttlMs) {
-      return (await run(scripts.complete, id, token, ...encodeOutcome(outcome), ttlMs)) === 1
-    },
+    complete: (id, token, outcome, ttlMs) =>
+      succeeds(scripts.complete, id, [token, ...encodeOutcome(outcome), ttlMs]),
 
-    async release(id, token) {
-      return (await run(scripts.release, id, token)) === 1
-    },
+    release: (id, token) => succeeds(scripts.release, id, [token]),
 
     async find(id) {
-      const reply = await run(scripts.find, id)
+      const reply = await run(scripts.find, id, [])
       if (reply === null) return undefined
       const [now, record, expiresInMs] = reply as [number, Buffer, number]
       return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
     },
 
-    async settle(id, resolution, ttlMs) {
-      const args: readonly RedisArgument[] =
-        resolution === 'release' ? ['release'] : ['outcome', ...encodeOutcome(resolution), ttlMs]
-      return (await run(scripts.settle, id, ...args)) === 1
+    settle(id, resolution, ttlMs) {
+      if (resolution === 'release') return succeeds(scripts.settle, id, ['release'])
+      return succeeds(scripts.settle, id, ['outcome', ...encodeOutcome(resolution), ttlMs])
     },
 
     async check() {
@@ -116,6 +108,16 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
 function script(text: string): Script {
   return { text, sha: createHash('sha1').update(text).digest('hex') }
+}
+
+function refuse(error: unknown): never {
+  if (!messageOf(error).includes(UNKNOWN_FORMAT)) throw error
+  throw new StoreUnfitError(
+    'Redis holds a record that a newer version of oncekey wrote: update this service',
+    {
+      cause: error,
+    },
+  )
 }
 
 function messageOf(error: unknown): string {
