@@ -26,6 +26,7 @@ type RouteGuard = Guard<FastifyRequest>
 /** The hooks of a route look their guard up here, so that a registration in an inner context can take its place. */
 interface Slot {
   guard: RouteGuard | undefined
+  hashesBytes: boolean
 }
 
 const slots = new WeakMap<RouteOptions, Slot>()
@@ -40,15 +41,14 @@ export function createRouteProtection(registration: {
   return (route) => {
     const settings = settingsOf(route, registration)
     const guard = settings && { engine: registration.engine, settings }
-    const slot = slots.get(route)
-    if (slot !== undefined) {
-      slot.guard = guard
-      return
+    let slot = slots.get(route)
+    if (slot !== undefined) slot.guard = guard
+    else if (guard !== undefined) {
+      slot = { guard, hashesBytes: false }
+      slots.set(route, slot)
+      protect(route, slot)
     }
-    if (guard === undefined) return
-    const own: Slot = { guard }
-    slots.set(route, own)
-    protect(route, own)
+    if (slot !== undefined && guard?.settings.fingerprint === 'raw') hashBytes(route, slot)
   }
 }
 
@@ -79,7 +79,6 @@ function protect(route: RouteOptions, slot: Slot): void {
   // First of the route's: a body is kept as the handler made it, and compressed afterwards.
   route.onSend = [onSend, ...listOf(route.onSend)]
   route.onError = [onError, ...listOf(route.onError)]
-  route.preParsing = [...listOf(route.preParsing), createPreParsing(slot)]
   route.handler = watched(route.handler)
 }
 
@@ -87,22 +86,26 @@ function listOf<Hook>(hooks: Hook | Hook[] | undefined): Hook[] {
   return hooks === undefined ? [] : ([hooks].flat() as Hook[])
 }
 
-function createPreParsing(slot: Slot): preParsingHookHandler {
-  return (request, _reply, payload, done) => {
-    if (slot.guard?.settings.fingerprint !== 'raw') return done(null, payload)
-    const hash = createHash('sha256')
-    ensureState(request).rawHash = hash
-    const tee: Transform & { receivedEncodedLength?: number } = new Transform({
-      transform(chunk: Buffer, _encoding, next) {
-        hash.update(chunk)
-        // Fastify compares this with Content-Length.
-        tee.receivedEncodedLength = (tee.receivedEncodedLength ?? 0) + chunk.byteLength
-        next(null, chunk)
-      },
-    })
-    payload.on('error', (error) => tee.destroy(error))
-    done(null, payload.pipe(tee) as RequestPayload)
-  }
+/** Only the fingerprint of the received bytes needs to see them: other routes do without this hook. */
+function hashBytes(route: RouteOptions, slot: Slot): void {
+  if (slot.hashesBytes) return
+  slot.hashesBytes = true
+  route.preParsing = [...listOf(route.preParsing), preParsing]
+}
+
+const preParsing: preParsingHookHandler = (request, _reply, payload, done) => {
+  const hash = createHash('sha256')
+  ensureState(request).rawHash = hash
+  const tee: Transform & { receivedEncodedLength?: number } = new Transform({
+    transform(chunk: Buffer, _encoding, next) {
+      hash.update(chunk)
+      // Fastify compares this with Content-Length.
+      tee.receivedEncodedLength = (tee.receivedEncodedLength ?? 0) + chunk.byteLength
+      next(null, chunk)
+    },
+  })
+  payload.on('error', (error) => tee.destroy(error))
+  done(null, payload.pipe(tee) as RequestPayload)
 }
 
 function createPreHandler(slot: Slot): preHandlerHookHandler {

@@ -31,13 +31,13 @@ local meta = string.sub(text, start, start + meta_length - 1)`
 /** A point in time as a record holds it. */
 const digits = (ms: string): string => `string.format('%016.0f', ${ms})`
 
-/** Completes the record with the head, letters, body and ttl in ms of the arguments that begin at `first`. */
-const writeOutcome = (middle: string, first: number): string => `
+/** Completes the record with the head, letters, body and ttl in ms that are the arguments from 2 to 5. */
+const writeOutcome = (middle: string): string => `
 redis.call(
   'SET', KEYS[1],
-  '${RECORD_FORMAT}C' .. ${digits('now')} .. ${middle} .. ' ' .. #ARGV[${first}] .. ' ' .. ARGV[${first + 1}] .. '\\n'
-    .. meta .. ARGV[${first}] .. ARGV[${first + 2}],
-  'PX', ARGV[${first + 3}]
+  '${RECORD_FORMAT}C' .. ${digits('now')} .. ${middle} .. ' ' .. #ARGV[2] .. ' ' .. ARGV[3] .. '\\n'
+    .. meta .. ARGV[2] .. ARGV[4],
+  'PX', ARGV[5]
 )`
 
 /**
@@ -92,7 +92,7 @@ ${READ}
 if token ~= ARGV[1] then return 0 end
 if state == 'C' then return 1 end
 ${NOW}
-${writeOutcome('middle', 2)}
+${writeOutcome('middle')}
 return 1
 `
 
@@ -138,6 +138,6 @@ if not text then return 0 end
 ${READ}
 if state ~= 'R' or tonumber(at) > now then return 0 end
 if ARGV[1] == 'release' then return redis.call('DEL', KEYS[1]) end
-${writeOutcome("' ' .. fence .. ' - ' .. fingerprint .. ' ' .. meta_length", 2)}
+${writeOutcome("' ' .. fence .. ' - ' .. fingerprint .. ' ' .. meta_length")}
 return 1
 `

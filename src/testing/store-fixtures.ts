@@ -27,7 +27,7 @@ export function aClaim(given: Partial<ClaimRequest> = {}): ClaimRequest {
 
 /** An outcome, with a body of two bytes. */
 export function anOutcome(given: Partial<Outcome> = {}): Outcome {
-  return { result: 'succeeded', head: '{"status":201}', body: new Uint8Array([123, 125]), ...given }
+  return { result: 'succeeded', head: '{"status":201}', body: Buffer.from('{}'), ...given }
 }
 
 /** An id that no other case uses. */

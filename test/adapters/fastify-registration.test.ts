@@ -129,7 +129,7 @@ describe('fastify plugin › routes', () => {
       app.post('/payments', () => 'paid')
     })
     expect(hooks['/search']).toEqual([undefined, undefined, undefined, undefined])
-    expect(hooks['/payments']).not.toContain(undefined)
+    expect(hooks['/payments']).toEqual([expect.any(Array), expect.any(Array), expect.any(Array), undefined])
     const key = aKey()
     await send('/search', { key })
     expect(await send('/search', { key })).toMatchObject({ isReplay: false })
