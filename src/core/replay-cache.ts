@@ -8,7 +8,7 @@ export interface ReplayCacheOptions {
   readonly entries?: number
   /** Bytes of heads and bodies. @default 33_554_432 (32 MiB) */
   readonly bytes?: number
-  /** The longest that a settlement by an operator goes unseen by this process. @default '1m' */
+  /** The longest that an outcome is answered after somebody removed it from the store. @default '1m' */
   readonly maxAge?: Duration
 }
 
