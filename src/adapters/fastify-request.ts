@@ -61,35 +61,39 @@ export function ensureState(request: FastifyRequest): RequestState {
 /** What `request.idempotency` gives. */
 export function requestIdempotency(request: FastifyRequest): RequestIdempotency {
   const state = stateOf(request)
-  if (state === null) return inert()
-  state.facade ??= state.exchange === undefined ? inert(state) : active(state.exchange)
+  if (state === null) return new RequestView(null)
+  state.facade ??= new RequestView(state)
   return state.facade
 }
 
-function active(exchange: Exchange): RequestIdempotency {
-  return {
-    key: exchange.key,
-    replayed: false,
-    fence: exchange.fence,
-    get signal() {
-      return exchange.signal
-    },
-    forget: exchange.forget,
-  }
-}
+class RequestView implements RequestIdempotency {
+  readonly #state: RequestState | null
+  #inertSignal: AbortSignal | undefined
 
-function inert(state?: RequestState): RequestIdempotency {
-  let signal: AbortSignal | undefined
-  return {
-    key: undefined,
-    get replayed() {
-      return state?.given?.replayed ?? false
-    },
-    fence: 0,
-    get signal() {
-      signal ??= new AbortController().signal
-      return signal
-    },
-    forget() {},
+  constructor(state: RequestState | null) {
+    this.#state = state
+  }
+
+  get key(): string | undefined {
+    return this.#state?.exchange?.key
+  }
+
+  get replayed(): boolean {
+    return this.#state?.given?.replayed ?? false
+  }
+
+  get fence(): number {
+    return this.#state?.exchange?.fence ?? 0
+  }
+
+  get signal(): AbortSignal {
+    const exchange = this.#state?.exchange
+    if (exchange !== undefined) return exchange.signal
+    this.#inertSignal ??= new AbortController().signal
+    return this.#inertSignal
+  }
+
+  forget(): void {
+    this.#state?.exchange?.forget()
   }
 }

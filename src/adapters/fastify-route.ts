@@ -170,7 +170,8 @@ function callNotFoundCaptured(this: FastifyReply) {
 function captureReply(reply: FastifyReply): void {
   const state = stateOf(reply.request)
   if (state?.exchange === undefined) return
-  captureRaw(reply.raw, { maxBodyBytes: state.maxBodyBytes, end: state.exchange.end })
+  const { exchange, maxBodyBytes } = state
+  captureRaw(reply.raw, { maxBodyBytes, end: (captured) => exchange.end(captured) })
 }
 
 function prototypeOf(reply: FastifyReply): FastifyReply {

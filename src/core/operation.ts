@@ -84,29 +84,19 @@ async function perform<T>(
   key: string,
   work: (execution: RunExecution) => Promise<T> | T,
 ): Promise<T> {
-  let forgotten = false
-  const run: RunExecution = {
-    key,
-    fence: execution.fence,
-    get signal() {
-      return execution.signal
-    },
-    forget() {
-      forgotten = true
-    },
-  }
+  const run = new HeldRun(execution, key)
   let value: T
   try {
     value = await work(run)
   } catch (error) {
-    if (forgotten) await execution.release()
+    if (run.isForgotten) await execution.release()
     else {
       const answer = await execution.complete(failureOutcome(error))
       if (answer.whose === 'other') return valueIn<T>(answer.outcome, key)
     }
     throw error
   }
-  if (forgotten) {
+  if (run.isForgotten) {
     await execution.release()
     return value
   }
@@ -114,6 +104,28 @@ async function perform<T>(
   const answer = await execution.complete(outcome)
   if (answer.whose === 'other') return valueIn<T>(answer.outcome, key)
   return outcome.body === null ? value : valueIn<T>(outcome, key)
+}
+
+class HeldRun implements RunExecution {
+  readonly key: string
+  readonly fence: number
+  isForgotten = false
+  readonly #execution: Execution
+
+  constructor(execution: Execution, key: string) {
+    this.key = key
+    this.fence = execution.fence
+    this.#execution = execution
+  }
+
+  get signal(): AbortSignal {
+    return this.#execution.signal
+  }
+
+  // Bound to its run: it may be taken apart, as in `({ forget }) => ...`.
+  readonly forget = (): void => {
+    this.isForgotten = true
+  }
 }
 
 /** Lets an application's `onUnknown` speak of values, where the engine speaks of outcomes. */

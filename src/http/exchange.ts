@@ -39,22 +39,80 @@ export interface Exchange {
 /** Answers that say that nothing was done: they release the key. */
 const RELEASING_STATUSES = new Set([401, 403, 407, 408, 425, 429, 503])
 
-/** Starts the exchange of a request whose claim was granted. */
-export function createExchange<TRequest>(options: {
+/** What an exchange is made of. */
+export interface ExchangeParts<TRequest> {
   readonly key: string
   readonly execution: Execution
   readonly settings: HttpSettings<TRequest>
+  /** Makes an answer of a refusal. */
   readonly refusal: (error: unknown) => GivenAnswer
-}): Exchange {
-  const { key, execution, settings, refusal } = options
-  let isForgotten = false
-  let isOpen = true
+}
 
-  function isKept({ status, headers, body }: CapturedAnswer): boolean {
-    if (RELEASING_STATUSES.has(status)) return false
-    if (settings.keep === undefined) return true
+/** Starts the exchange of a request whose claim was granted. */
+export function createExchange<TRequest>(parts: ExchangeParts<TRequest>): Exchange {
+  return new HeldExchange(parts)
+}
+
+// A class, since every protected request makes one: a literal with getters would have a shape of its own each time, and
+// no code that meets it could be optimised.
+class HeldExchange<TRequest> implements Exchange {
+  readonly key: string
+  readonly fence: number
+  readonly #parts: ExchangeParts<TRequest>
+  #isForgotten = false
+  #isOpen = true
+
+  constructor(parts: ExchangeParts<TRequest>) {
+    this.key = parts.key
+    this.fence = parts.execution.fence
+    this.#parts = parts
+  }
+
+  get signal(): AbortSignal {
+    return this.#parts.execution.signal
+  }
+
+  get isOpen(): boolean {
+    return this.#isOpen
+  }
+
+  forget(): void {
+    this.#isForgotten = true
+  }
+
+  async end(captured: CapturedAnswer): Promise<GivenAnswer | undefined> {
+    if (!this.#isOpen) return undefined
+    this.#isOpen = false
+    const { execution, key, refusal } = this.#parts
+    if (this.#isForgotten || !this.#isKept(captured)) {
+      await execution.release()
+      return undefined
+    }
     try {
-      return settings.keep({ status, headers, body: body === 'too-long' ? undefined : body })
+      const answer = await this.#keep(captured)
+      return answer.whose === 'own' ? undefined : replayOf(answer.outcome, key)
+    } catch (error) {
+      return refusal(error)
+    }
+  }
+
+  async endUnanswered(status: number): Promise<void> {
+    if (!this.#isOpen) return
+    this.#isOpen = false
+    if (this.#isForgotten) return this.#parts.execution.release()
+    try {
+      await this.#keep({ status, headers: {}, body: 'too-long', isText: false })
+    } catch {
+      // Only a lost claim rejects, the engine has reported it, and the client has its answer.
+    }
+  }
+
+  #isKept({ status, headers, body }: CapturedAnswer): boolean {
+    if (RELEASING_STATUSES.has(status)) return false
+    const { keep } = this.#parts.settings
+    if (keep === undefined) return true
+    try {
+      return keep({ status, headers, body: body === 'too-long' ? undefined : body })
     } catch (error) {
       // The operation has run. Keeping too much is harmless where running it again is not.
       process.emitWarning(error instanceof Error ? error : String(error), 'OncekeyKeepWarning')
@@ -62,48 +120,11 @@ export function createExchange<TRequest>(options: {
     }
   }
 
-  function keep({ status, headers, body, isText }: CapturedAnswer): Promise<Answer> {
+  #keep({ status, headers, body, isText }: CapturedAnswer): Promise<Answer> {
+    const { execution, settings } = this.#parts
     const kept = body === 'too-long' ? 'not-kept' : body
     return execution.complete(
       outcomeOf({ status, headers: settings.keptHeaders(headers), body: kept, isText }),
     )
-  }
-
-  return {
-    key,
-    fence: execution.fence,
-    get signal() {
-      return execution.signal
-    },
-    get isOpen() {
-      return isOpen
-    },
-    forget() {
-      isForgotten = true
-    },
-    async end(captured) {
-      if (!isOpen) return undefined
-      isOpen = false
-      if (isForgotten || !isKept(captured)) {
-        await execution.release()
-        return undefined
-      }
-      try {
-        const answer = await keep(captured)
-        return answer.whose === 'own' ? undefined : replayOf(answer.outcome, key)
-      } catch (error) {
-        return refusal(error)
-      }
-    },
-    async endUnanswered(status) {
-      if (!isOpen) return
-      isOpen = false
-      if (isForgotten) return execution.release()
-      try {
-        await keep({ status, headers: {}, body: 'too-long', isText: false })
-      } catch {
-        // Only a lost claim rejects, the engine has reported it, and the client has its answer.
-      }
-    },
   }
 }
