@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache'
 import {
   KeyInProgressError,
   KeyInvalidError,
@@ -86,6 +87,8 @@ interface InFlight {
   execution: LiveExecution | undefined
 }
 
+const REMEMBERED_SCOPES = 1000
+
 /** The fingerprint of an operation that turned the check off. */
 const UNCHECKED = 'unchecked'
 
@@ -99,6 +102,7 @@ export function createEngine(settings: EngineSettings): Engine {
   const upkeep = createUpkeep({ store, call, events, sweepMs: settings.sweepMs, storeTimeoutMs })
   const reconcile = createReconciler({ store, call, events })
   const inFlight = new Map<string, InFlight>()
+  const shownScopes = new LRUCache<string, string>({ max: REMEMBERED_SCOPES })
 
   async function begin(operation: Operation): Promise<Begun> {
     const problem = keyProblem(operation.key)
@@ -106,7 +110,7 @@ export function createEngine(settings: EngineSettings): Engine {
     if (operation.scope === '' || !operation.scope.isWellFormed()) throw new ScopeMissingError()
     const { key, scope, route } = operation
     const id = recordId({ namespace, scope, key })
-    const subject: EventSubject = { id, key, route, scope: scopeHash(namespace, scope) }
+    const subject: EventSubject = { id, key, route, scope: shownScope(scope) }
     const cached = cache?.get(id)
     if (cached !== undefined) {
       refuseMismatch(subject, operation.fingerprint, cached.fingerprint)
@@ -123,6 +127,15 @@ export function createEngine(settings: EngineSettings): Engine {
       events.emit({ type: 'unprotected', operation: subject, error })
       return { kind: 'run', execution: createUnprotectedExecution() }
     }
+  }
+
+  function shownScope(scope: string): string {
+    let shown = shownScopes.get(scope)
+    if (shown === undefined) {
+      shown = scopeHash(namespace, scope)
+      shownScopes.set(scope, shown)
+    }
+    return shown
   }
 
   async function decide(subject: EventSubject, operation: Operation): Promise<Begun> {

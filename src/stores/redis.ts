@@ -1,16 +1,15 @@
 import { createHash } from 'node:crypto'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
 import type { IdempotencyStore } from '../contract/store.js'
+import { createSend, type RedisArgument, type RedisSender } from './redis-batch.js'
 import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
+
+export type { RedisArgument, RedisPipeline, RedisSender } from './redis-batch.js'
+
 import { CLAIM, COMPLETE, FIND, RELEASE, RENEW, SETTLE, UNKNOWN_FORMAT } from './redis-scripts.js'
 
-/** What a script takes. */
-export type RedisArgument = string | number | Buffer
-
 /** The part of an ioredis client that the Redis store uses: `Redis` or `Cluster`, of ioredis 5 and 6. */
-export interface RedisClient {
-  /** Sends a command, and gives strings of the reply as bytes. */
-  callBuffer(command: string, args: RedisArgument[]): Promise<unknown>
+export interface RedisClient extends RedisSender {
   info(section: string): Promise<string>
   config(subcommand: 'GET', parameter: string): Promise<unknown>
   /** The nodes of a cluster. */
@@ -54,13 +53,15 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   if (typeof prefix !== 'string')
     throw new OptionsError(`redisStore: option "prefix" must be a string; got ${String(prefix)}`)
 
+  const send = createSend(client)
+
   function run({ text, sha }: Script, id: string, args: readonly RedisArgument[]): Promise<unknown> {
     const command = [sha, 1, prefix + id, ...args]
-    return client.callBuffer('evalsha', command).catch((error: unknown) => {
+    return send('evalsha', command).catch((error: unknown) => {
       // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
       if (!messageOf(error).startsWith('NOSCRIPT')) return refuse(error)
       command[0] = text
-      return client.callBuffer('eval', command).catch(refuse)
+      return send('eval', command).catch(refuse)
     })
   }
 
