@@ -4,7 +4,7 @@ import type { IdempotencyStore } from '../contract/store.js'
 import { createSend, type RedisArgument, type RedisSender } from './redis-batch.js'
 import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
 
-export type { RedisArgument, RedisPipeline, RedisSender } from './redis-batch.js'
+export type { RedisArgument, RedisSender } from './redis-batch.js'
 
 import { CLAIM, COMPLETE, FIND, RELEASE, RENEW, SETTLE, UNKNOWN_FORMAT } from './redis-scripts.js'
 
