@@ -40,9 +40,12 @@ describe.each(['in one process', 'in two processes, woken by watch', 'in two pro
       const operation = anOperation({ waitMs: 10_000, waiters: 100 })
       const execution = await start(first, operation)
       const duplicates = Array.from({ length: 5 }, () => second.begin(operation))
+      const startedAt = performance.now()
       await execution.complete(anOutcome({ head: 'first' }))
       for (const duplicate of await Promise.all(duplicates))
         expect(duplicate).toMatchObject({ kind: 'replay', outcome: { head: 'first' } })
+      // Somebody woke them: they did not sit out their wait.
+      expect(performance.now() - startedAt).toBeLessThan(5000)
     })
 
     it('lets one duplicate run when the first was released', async () => {

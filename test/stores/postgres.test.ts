@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { Pool } from 'pg'
-import { afterAll, beforeAll, expect, inject, it } from 'vitest'
+import { Client, Pool } from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, it } from 'vitest'
 import { postgresStore } from '../../src/stores/postgres.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
@@ -127,6 +127,48 @@ describeWith(['postgres'], 'postgresStore in a database whose transactions are s
     } finally {
       await strict.end()
     }
+  })
+})
+
+describeWith(['postgres'], 'postgresStore beside a transaction that holds the row', () => {
+  let holder: Client
+  beforeEach(async () => {
+    holder = new Client({ connectionString: postgresUrl })
+    await holder.connect()
+    await holder.query('begin')
+  })
+  afterEach(() => holder.end())
+
+  it('asks again after a conflict in a database whose transactions are serializable', async () => {
+    const options = '-c default_transaction_isolation=serializable'
+    const strict = new Pool({ connectionString: postgresUrl, max: 1, options })
+    const claim = aClaim()
+    await postgresStore(holder).claim(claim)
+    const { rows } = await strict.query('select pg_backend_pid() as pid')
+    const second = postgresStore(strict).claim(aClaim({ id: claim.id }))
+    await expect
+      .poll(() =>
+        pool.query(`select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock'`, [rows[0].pid]),
+      )
+      .toMatchObject({ rowCount: 1 })
+    await holder.query('commit')
+    expect(await second).toMatchObject({ status: 'running' })
+    await strict.end()
+  })
+
+  it('neither waits for it when it sweeps, nor removes what it claims anew', async () => {
+    const store = postgresStore(pool)
+    const claim = aClaim()
+    await store.claim(claim)
+    await store.complete(claim.id, claim.token, anOutcome(), 1)
+    await until(store, claim.id, (record) => record === undefined)
+    expect(await postgresStore(holder).claim(aClaim({ id: claim.id }))).toEqual({
+      status: 'acquired',
+      fence: 1,
+    })
+    await store.sweep?.()
+    await holder.query('commit')
+    expect(await store.find(claim.id)).toMatchObject({ status: 'running' })
   })
 })
 
