@@ -125,9 +125,16 @@ function createPreHandler(slot: Slot): preHandlerHookHandler {
     const rawDigest = stateOf(request)?.rawHash?.digest()
     admit(guard, key, { request, raw: request.raw, method, url, route, body, rawDigest }).then(
       (admission) => {
-        if (admission.kind === 'answer') return give(request, reply, admission.answer)
-        start(request, reply, admission.exchange, guard)
-        done()
+        if (admission.kind === 'run') {
+          start(request, reply, admission.exchange, guard)
+          return done()
+        }
+        try {
+          give(request, reply, admission.answer)
+        } catch (error) {
+          // A refusal that the application shaped into something that cannot be sent: Fastify catches nothing out here.
+          done(error as Error)
+        }
       },
       done,
     )

@@ -31,9 +31,7 @@ export interface StoreContractCase {
 export const storeContract: readonly StoreContractCase[] = [
   {
     name: 'gives a new id to its claimer, with fence 1',
-    async run(store) {
-      assert.deepEqual(await store.claim(aClaim()), { status: 'acquired', fence: 1 })
-    },
+    run: async (store) => assert.deepEqual(await store.claim(aClaim()), { status: 'acquired', fence: 1 }),
   },
   {
     name: 'gives an id to exactly one of many concurrent callers',

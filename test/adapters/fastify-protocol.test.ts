@@ -202,6 +202,18 @@ describe('fastify plugin › problems', () => {
   })
 
   it.each([
+    ['throws', () => expect.fail('nothing to say')],
+    ['makes something that cannot be sent', () => ({ status: 9000 })],
+  ])('are a 500 when the function that shapes them %s', async (_, onProblem) => {
+    const { send } = await anApp((app) => void app.post('/payments', () => 'done'), { onProblem })
+    const key = aKey()
+    await send('/payments', { key })
+    expect(await send('/payments', { key, payload: {} })).toMatchObject({ status: 500 })
+    expect(await send('/payments', { key: 'two words' })).toMatchObject({ status: 500 })
+    expect(await send('/payments', { key })).toMatchObject({ status: 200, isReplay: true })
+  })
+
+  it.each([
     ['gives nothing', () => undefined as never],
     ['gives an empty name', () => ''],
     ['gives something else', () => 7 as never],
@@ -352,6 +364,13 @@ describe('fastify plugin › key', () => {
       status: 400,
       code: 'IDEMPOTENCY_KEY_INVALID',
     })
+  })
+
+  it('is a 500 when the function that takes it fails', async () => {
+    const { send } = await anApp((app) => void app.post('/payments', () => 'done'), {
+      key: () => expect.fail('no such field'),
+    })
+    expect(await send('/payments')).toMatchObject({ status: 500 })
   })
 
   it('may come from the request itself', async () => {

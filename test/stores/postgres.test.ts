@@ -7,6 +7,7 @@ import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing
 import { startPgBouncer } from '../support/pgbouncer.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
+import { everyStep } from '../support/store-steps.js'
 
 const { postgresUrl, available } = inject('services')
 let pool: Pool
@@ -41,16 +42,7 @@ describeWith(['postgres'], 'postgresStore', () => {
         return pool.query(text, values)
       },
     })
-    const claim = aClaim()
-    const steps = [
-      () => store.claim(claim),
-      () => store.renew(claim.id, claim.token, HOUR),
-      () => store.find(claim.id),
-      () => store.complete(claim.id, claim.token, anOutcome(), HOUR),
-      () => store.claim(aClaim({ id: claim.id })),
-      () => store.settle(claim.id, 'release', HOUR),
-      () => store.release(claim.id, claim.token),
-    ]
+    const steps = everyStep(store)
     for (const step of steps) {
       sent = 0
       await step()

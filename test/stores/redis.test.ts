@@ -8,6 +8,7 @@ import { aClaim, anOutcome, aToken, HOUR, lapsed } from '../../src/testing/store
 import { type RedisServer, startRedisServer } from '../support/redis-server.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
+import { everyStep } from '../support/store-steps.js'
 
 const { redisUrl } = inject('services')
 let client: Redis
@@ -47,16 +48,7 @@ describeWith(['redis'], 'redisStore', () => {
       },
     }
     const store = redisStore(counting)
-    const claim = aClaim()
-    const steps = [
-      () => store.claim(claim),
-      () => store.renew(claim.id, claim.token, HOUR),
-      () => store.find(claim.id),
-      () => store.complete(claim.id, claim.token, anOutcome(), HOUR),
-      () => store.claim(aClaim({ id: claim.id })),
-      () => store.settle(claim.id, 'release', HOUR),
-      () => store.release(claim.id, claim.token),
-    ]
+    const steps = everyStep(store)
     for (const step of steps) await step()
     sent.length = 0
     for (const step of steps) {
