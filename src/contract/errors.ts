@@ -109,6 +109,16 @@ export class StoreUnavailableError extends IdempotencyError {
   }
 }
 
+/** A kept outcome cannot be opened: its key is missing, or it is not what was sealed. It is never run again for that. */
+export class OutcomeUnreadableError extends IdempotencyError {
+  override readonly name = 'OutcomeUnreadableError'
+  readonly statusCode = 500
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('IDEMPOTENCY_OUTCOME_UNREADABLE', message, options)
+  }
+}
+
 /** A bounded store holds only live records, and refuses a new one rather than forget one of them. */
 export class StoreFullError extends IdempotencyError {
   override readonly name = 'StoreFullError'
@@ -204,5 +214,69 @@ export class OperationFailedError extends IdempotencyError {
     readonly originalCode: string | undefined,
   ) {
     super('IDEMPOTENCY_OPERATION_FAILED', message)
+  }
+}
+
+/**
+ * Thrown by an application to say that nothing happened: the failure is not kept, and a retry runs the operation again.
+ * Only for failures that are known to have come before any effect.
+ */
+export class NothingHappenedError extends IdempotencyError {
+  override readonly name = 'NothingHappenedError'
+  /** What an HTTP client is answered with. */
+  readonly statusCode: number
+  override readonly retryable = true
+
+  /** @param options `statusCode` is 503 by default. `cause` says why, for the log. */
+  constructor(message: string, options: ErrorOptions & { readonly statusCode?: number } = {}) {
+    super('IDEMPOTENCY_NOTHING_HAPPENED', message, options)
+    this.statusCode = options.statusCode ?? 503
+  }
+}
+
+/** The store has no transactions. */
+export class TransactionUnsupportedError extends IdempotencyError {
+  override readonly name = 'TransactionUnsupportedError'
+  readonly statusCode = 500
+
+  constructor(what = 'transaction()') {
+    super(
+      'IDEMPOTENCY_TRANSACTION_UNSUPPORTED',
+      `The store cannot do ${what}: effect and outcome can only commit together in a store such as postgresStore(pool)`,
+    )
+  }
+}
+
+/** `transaction()` or `saveIn()` was called in a way that could commit an effect beside its outcome, or twice. */
+export class TransactionMisuseError extends IdempotencyError {
+  override readonly name = 'TransactionMisuseError'
+  readonly statusCode = 500
+
+  constructor(message: string) {
+    super('IDEMPOTENCY_TRANSACTION_MISUSED', message)
+  }
+}
+
+/** An operation declared `atomic` succeeded without a transaction: its effect and its outcome were not one commit. */
+export class TransactionMissingError extends IdempotencyError {
+  override readonly name = 'TransactionMissingError'
+  readonly statusCode = 500
+
+  constructor(what: string) {
+    super(
+      'IDEMPOTENCY_TRANSACTION_MISSING',
+      `${what} is declared atomic and succeeded outside of transaction() or saveIn(): put its effects into one, or take "atomic" away`,
+    )
+  }
+}
+
+/** A commit was asked for and nobody has said yet whether it happened. The same request, sent again, finds out. */
+export class CommitUndecidedError extends IdempotencyError {
+  override readonly name = 'CommitUndecidedError'
+  readonly statusCode = 503
+  override readonly retryable = true
+
+  constructor(options?: ErrorOptions) {
+    super('IDEMPOTENCY_COMMIT_UNDECIDED', 'The answer to a commit was lost', options)
   }
 }

@@ -34,6 +34,11 @@ export interface ClaimRequest {
   readonly ttlMs: number
   /** Whether a claim whose lease has lapsed may be taken over, under the next fence. */
   readonly takeOver: boolean
+  /**
+   * Whether a crash of the backend may forget this claim, because nothing happens but in a transaction that forgets
+   * itself with it. A store may then save the wait for its disk, and need not.
+   */
+  readonly mayBeLost: boolean
   readonly meta: RecordMeta
 }
 
@@ -73,6 +78,42 @@ export type StoredRecord =
       readonly outcome: Outcome
       readonly ageMs: number
     })
+
+/** How strictly a transaction is kept apart from others. */
+export type IsolationLevel = 'read committed' | 'repeatable read' | 'serializable'
+
+/** How a transaction is run. */
+export interface TransactionSettings {
+  /** `undefined` for the database's own default. */
+  readonly isolation: IsolationLevel | undefined
+  /** How long a statement waits for a lock, in milliseconds; `undefined` for the database's own default. */
+  readonly lockTimeoutMs: number | undefined
+  /** How often the work is begun at the most, when the database refuses it for a conflict with other transactions. */
+  readonly attempts: number
+  /** Gives the transaction up: whatever it waits for, it rolls back, and its connection is not used again. */
+  readonly signal: AbortSignal
+}
+
+/** A transaction in which the application's statements and the outcome become one commit. */
+export interface StoreTransaction<TClient = unknown> {
+  /** What the application sends its statements through, as the client of the store gives it. */
+  readonly client: TClient
+
+  /**
+   * As `IdempotencyStore.complete`, as a part of this transaction, and stricter: only while `token` holds a claim that
+   * nobody has completed. A second transaction of one claim must not commit, whatever became of the first.
+   */
+  complete(id: string, token: string, outcome: Outcome, ttlMs: number): Promise<boolean>
+}
+
+/**
+ * Runs one statement in a transaction of the application. `text` has parameters `$1`, `$2`, ... with a cast where the
+ * type matters; `values` are text, numbers, booleans, bytes or `null`.
+ */
+export type ExecuteStatement = (text: string, values: unknown[]) => Promise<StatementResult>
+
+/** The rows that a statement gave: a list, or an object with one, as most clients have it. */
+export type StatementResult = readonly unknown[] | { readonly rows: readonly unknown[] }
 
 /**
  * Where claims and outcomes live.
@@ -124,6 +165,29 @@ export interface IdempotencyStore {
    * @returns `false` when the record is not unknown; nothing is written then.
    */
   settle(id: string, resolution: Outcome | 'release', ttlMs: number): Promise<boolean>
+
+  /**
+   * Runs `work` in a transaction of the backend, and commits it when `work` resolves. When `work` rejects, the
+   * transaction rolls back, and the rejection is handed on as it is. The backend may refuse a transaction for a conflict
+   * with others: then `work` is run again, whole, up to `settings.attempts` times.
+   *
+   * @throws {CommitUndecidedError} when the commit was asked for and its answer never came.
+   * @throws what the backend says when it refuses the commit: then nothing happened.
+   */
+  transaction?<T>(work: (tx: StoreTransaction) => Promise<T>, settings: TransactionSettings): Promise<T>
+
+  /**
+   * As `StoreTransaction.complete`, in a transaction that the application has begun by itself.
+   *
+   * @returns `false` when the claim was lost; the application must roll back then.
+   */
+  completeIn?(
+    execute: ExecuteStatement,
+    id: string,
+    token: string,
+    outcome: Outcome,
+    ttlMs: number,
+  ): Promise<boolean>
 
   /** Resolves when the record may have changed, or when `signal` aborts. Never rejects. */
   watch?(id: string, signal: AbortSignal): Promise<void>

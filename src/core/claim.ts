@@ -43,6 +43,7 @@ export function claimStore(
       // An unresolved claim must be remembered for at least as long as it may still run.
       ttlMs: Math.max(policy.ttlMs, policy.maxRunMs + policy.leaseMs),
       takeOver,
+      mayBeLost: policy.atomic,
       meta: { key: subject.key, route: subject.route, scope: subject.scope, firstSeenAt: Date.now() },
     })
     return late

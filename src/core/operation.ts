@@ -72,7 +72,7 @@ export function createRun(engine: Engine, defaults: Policy): Run {
       key,
       fingerprint: fingerprintOf({ method: 'RUN', path: name, body: input }),
       route: name,
-      policy: resolvePolicy(policy, defaults, valueOnUnknown(policy.onUnknown) ?? defaults.onUnknown),
+      policy: resolvePolicy(policy, defaults, valueOnUnknown(policy.onUnknown)),
     })
     if (begun.kind === 'replay') return valueIn<T>(begun.outcome, key)
     return perform(begun.execution, key, work)

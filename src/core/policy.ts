@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import type { Duration } from '../contract/duration.js'
-import type { Outcome, RecordMeta } from '../contract/store.js'
+import type { IsolationLevel, Outcome, RecordMeta, TransactionSettings } from '../contract/store.js'
 import { duration, wholeNumber } from './parse-options.js'
 
 /** What an `onUnknown` function is told about the operation whose outcome nobody knows. */
@@ -42,6 +42,29 @@ export type WhenBusy =
       readonly waiters?: number
     }
 
+/** How `transaction()` runs. */
+export interface TransactionOptions {
+  /**
+   * How strictly it is kept apart from other transactions. With `'repeatable read'` and `'serializable'`, keep it
+   * shorter than a third of the lease: a renewal that comes between makes it begin again.
+   *
+   * @default the database's own
+   */
+  readonly isolation?: IsolationLevel
+  /**
+   * How long one statement waits for a lock before it fails.
+   *
+   * @default the database's own, which is usually for ever
+   */
+  readonly lockTimeout?: Duration
+  /**
+   * How often the work is begun at the most, when the database refuses it for a serialization failure or a deadlock.
+   *
+   * @default 5
+   */
+  readonly attempts?: number
+}
+
 /** How operations are run. May be given for an engine, and again for single routes or runs. */
 export interface PolicyOptions<TOutcome = Outcome> {
   /**
@@ -72,7 +95,7 @@ export interface PolicyOptions<TOutcome = Outcome> {
    * answer comes or somebody settles it; `'rerun'` runs again under the next fence, for effects that are transactional
    * or repeatable; a function finds out.
    *
-   * @default 'reject'
+   * @default 'reject', and 'rerun' for what is `atomic`
    */
   readonly onUnknown?: OnUnknown<TOutcome>
 
@@ -91,6 +114,18 @@ export interface PolicyOptions<TOutcome = Outcome> {
    * @default 'reject'
    */
   readonly onStoreOutage?: 'reject' | 'run'
+
+  /**
+   * Declares that all effects are statements of one `transaction()` (or of a transaction with `saveIn()`). What stopped
+   * in the middle then never happened, and is run again by itself; and the claim need not wait for the disk. A success
+   * without a transaction is an error. The store must have transactions.
+   *
+   * @default false
+   */
+  readonly atomic?: boolean
+
+  /** How `transaction()` runs. */
+  readonly transaction?: TransactionOptions
 }
 
 /** A policy, checked, in milliseconds. */
@@ -101,6 +136,8 @@ export interface Policy {
   readonly onUnknown: OnUnknown<Outcome>
   readonly whenBusy: 'reject' | { readonly waitMs: number; readonly waiters: number }
   readonly onStoreOutage: 'reject' | 'run'
+  readonly atomic: boolean
+  readonly transaction: Omit<TransactionSettings, 'signal'>
 }
 
 /** The options of a policy, each checked on its own. `resolvePolicy` adds the defaults and checks them together. */
@@ -124,6 +161,22 @@ export const policyShape = {
     )
     .optional(),
   onStoreOutage: z.enum(['reject', 'run'], `must be 'reject' or 'run'`).optional(),
+  atomic: z.boolean('must be true or false').optional(),
+  transaction: z
+    .strictObject(
+      {
+        isolation: z
+          .enum(
+            ['read committed', 'repeatable read', 'serializable'],
+            `must be 'read committed', 'repeatable read' or 'serializable'`,
+          )
+          .optional(),
+        lockTimeout: duration({ min: 1, max: '1h' }).optional(),
+        attempts: wholeNumber(1, 1000).optional(),
+      },
+      'must be { isolation, lockTimeout, attempts }',
+    )
+    .optional(),
 }
 
 /** What `policyShape` makes of the options. */
@@ -134,15 +187,23 @@ export interface ParsedPolicy {
   readonly onUnknown?: OnUnknown<never> | undefined
   readonly whenBusy?: 'reject' | { readonly wait: number; readonly waiters?: number | undefined } | undefined
   readonly onStoreOutage?: 'reject' | 'run' | undefined
+  readonly atomic?: boolean | undefined
+  readonly transaction?:
+    | {
+        readonly isolation?: IsolationLevel | undefined
+        readonly lockTimeout?: number | undefined
+        readonly attempts?: number | undefined
+      }
+    | undefined
 }
 
 /** Completes a parsed policy from defaults. */
 export function resolvePolicy(
   parsed: ParsedPolicy,
   defaults: Policy,
-  onUnknown: OnUnknown<Outcome> = defaults.onUnknown,
+  onUnknown: OnUnknown<Outcome> = usualOnUnknown(parsed, defaults),
 ): Policy {
-  const busy = parsed.whenBusy
+  const { whenBusy: busy, transaction } = parsed
   return {
     ttlMs: parsed.ttl ?? defaults.ttlMs,
     leaseMs: parsed.lease ?? defaults.leaseMs,
@@ -155,7 +216,19 @@ export function resolvePolicy(
           ? busy
           : { waitMs: busy.wait, waiters: busy.waiters ?? 10_000 },
     onStoreOutage: parsed.onStoreOutage ?? defaults.onStoreOutage,
+    atomic: parsed.atomic ?? defaults.atomic,
+    transaction: {
+      isolation: transaction?.isolation ?? defaults.transaction.isolation,
+      lockTimeoutMs: transaction?.lockTimeout ?? defaults.transaction.lockTimeoutMs,
+      attempts: transaction?.attempts ?? defaults.transaction.attempts,
+    },
   }
+}
+
+/** Where `atomic` is said, it says what to do with unknown outcomes too, and not what holds for other operations. */
+function usualOnUnknown({ atomic }: ParsedPolicy, defaults: Policy): OnUnknown<Outcome> {
+  if (atomic === undefined || atomic === defaults.atomic) return defaults.onUnknown
+  return atomic ? 'rerun' : 'reject'
 }
 
 /** The policy where nothing was said. */
@@ -166,4 +239,6 @@ export const DEFAULT_POLICY: Policy = {
   onUnknown: 'reject',
   whenBusy: 'reject',
   onStoreOutage: 'reject',
+  atomic: false,
+  transaction: { isolation: undefined, lockTimeoutMs: undefined, attempts: 5 },
 }

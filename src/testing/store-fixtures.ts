@@ -20,6 +20,7 @@ export function aClaim(given: Partial<ClaimRequest> = {}): ClaimRequest {
     leaseMs: HOUR,
     ttlMs: HOUR,
     takeOver: false,
+    mayBeLost: false,
     meta,
     ...given,
   }
