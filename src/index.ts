@@ -11,25 +11,32 @@ export * from './contract/errors.js'
 export type {
   ClaimRequest,
   ClaimResult,
+  ExecuteStatement,
   IdempotencyStore,
+  IsolationLevel,
   Outcome,
   RecordMeta,
+  StatementResult,
   StoredRecord,
+  StoreTransaction,
+  TransactionSettings,
 } from './contract/store.js'
 export type { Begun, Engine, Operation } from './core/engine.js'
 export type { EngineOptions } from './core/engine-options.js'
 export type { EventSubject, IdempotencyEvent, IdempotencyListener, StoreStep } from './core/events.js'
-export type { Answer, Execution } from './core/execution.js'
+export type { Answer, EndedTransaction, Execution } from './core/execution.js'
 export type { Run, RunExecution, RunOptions } from './core/operation.js'
 export type {
   OnUnknown,
   Policy,
   PolicyOptions,
   Reconciliation,
+  TransactionOptions,
   UnknownOperation,
   WhenBusy,
 } from './core/policy.js'
 export type { ReplayCacheOptions } from './core/replay-cache.js'
+export type { TransactionEnd, TransactionWork } from './core/transaction.js'
 export { type MemoryStoreOptions, memoryStore } from './stores/memory.js'
 
 /** What `createIdempotency` takes: an engine, and how its operations are run where nothing else is said. */
@@ -47,11 +54,13 @@ const schema = z.strictObject({ ...engineShape, ...policyShape })
 /**
  * Makes functions safe to retry: one effect and one answer for every scope and key.
  *
- * @throws {OptionsError} naming the option that is wrong, its value and what would be right.
+ * @throws {OptionsError} naming the option that is wrong, its value and what would be right, also when `atomic` is asked
+ *   for and the store has no transactions.
  */
 export function createIdempotency(options: IdempotencyOptions = {}): Idempotency {
   const parsed = parseOptions(schema, options, 'createIdempotency')
   const policy = resolvePolicy(parsed, DEFAULT_POLICY, valueOnUnknown(parsed.onUnknown))
   const engine = createEngine({ ...resolveEngineOptions(parsed), store: parsed.store ?? memoryStore() })
+  engine.assertSupports(policy, 'createIdempotency')
   return { ...engine, policy, run: createRun(engine, policy) }
 }

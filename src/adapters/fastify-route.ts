@@ -11,17 +11,15 @@ import type {
   RouteHandlerMethod,
   RouteOptions,
 } from 'fastify'
-import { OptionsError } from '../contract/errors.js'
-import { admit, type Guard, keyOf } from '../http/admission.js'
+import { OptionsError, saysNothingHappened, TransactionMisuseError } from '../contract/errors.js'
+import { admit, keyOf } from '../http/admission.js'
 import type { Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
 import { type HttpSettings, parseRouteOptions } from '../http/http-options.js'
 import { captureRaw } from '../http/raw-capture.js'
 import type { Idempotency } from '../index.js'
 import { capturePayload } from './fastify-payload.js'
-import { ensureState, type RequestState, stateOf } from './fastify-request.js'
-
-type RouteGuard = Guard<FastifyRequest>
+import { ensureState, type RequestState, type RouteGuard, stateOf } from './fastify-request.js'
 
 /** The hooks of a route look their guard up here, so that a registration in an inner context can take its place. */
 interface Slot {
@@ -64,6 +62,7 @@ function settingsOf(
     said === undefined || said === true
       ? registration.settings
       : parseRouteOptions(said, registration.settings, name)
+  registration.engine.assertSupports(settings.policy, name)
   const methods = [route.method].flat()
   if (methods.some((method) => settings.methods.includes(method))) return settings
   // Fastify makes a HEAD route beside every GET, with the same config.
@@ -119,7 +118,11 @@ function createPreHandler(slot: Slot): preHandlerHookHandler {
       give(request, reply, refusalOf(error, guard.settings, request))
       return
     }
-    if (key === undefined) return done()
+    if (key === undefined) {
+      // For a plain transaction, which rolls back when the reply says that it failed.
+      Object.assign(ensureState(request), { guard, reply })
+      return done()
+    }
     const { method, originalUrl: url, body } = request
     const route = `${method} ${request.routeOptions.url}`
     const rawDigest = stateOf(request)?.rawHash?.digest()
@@ -157,6 +160,8 @@ function put(reply: FastifyReply, answer: GivenAnswer): void {
 
 function start(request: FastifyRequest, reply: FastifyReply, exchange: Exchange, guard: RouteGuard): void {
   const state = ensureState(request)
+  state.guard = guard
+  state.reply = reply
   state.exchange = exchange
   state.maxBodyBytes = guard.settings.maxBodyBytes
   // Fastify sends these without its own hooks, so they are captured where they are written.
@@ -178,6 +183,10 @@ function captureReply(reply: FastifyReply): void {
   const state = stateOf(reply.request)
   if (state?.exchange === undefined) return
   const { exchange, maxBodyBytes } = state
+  if (state.isInTransaction)
+    throw new TransactionMisuseError(
+      'transaction(): a reply that leaves by itself cannot commit with its effects',
+    )
   captureRaw(reply.raw, { maxBodyBytes, end: (captured) => exchange.end(captured) })
 }
 
@@ -203,11 +212,22 @@ const onSend: onSendHookHandler = (request, reply, payload, done) => {
     put(reply, state.given)
     return done(null, payloadOf(state.given))
   }
-  const { exchange } = state
-  if (exchange === undefined || !exchange.isOpen || state.hasTimedOut) return done(null, payload)
+  const { exchange, committed } = state
+  if (exchange === undefined || state.hasTimedOut) return done(null, payload)
+  if (committed !== undefined) return done(null, putCommitted(state, reply))
+  if (!exchange.isOpen) return done(null, payload)
   state.isSending = true
   // Fastify catches what goes wrong after a hook that returned a promise, and not after a late callback.
   return finish(state, exchange, reply, payload)
+}
+
+/** The answer that a transaction has committed takes the place of what the handler, or its failure, came to afterwards. */
+function putCommitted(state: RequestState, reply: FastifyReply): unknown {
+  const { exchange, committed } = state
+  const kept = exchange?.committed
+  if (kept === undefined || kept === 'too-long') reply.code(committed?.status ?? reply.statusCode)
+  else put(reply, kept)
+  return committed?.payload
 }
 
 async function finish(
@@ -236,27 +256,46 @@ function payloadOf({ body, isText }: GivenAnswer): string | Buffer | null {
 const onError: onErrorHookHandler = (request, _reply, error, done) => {
   const state = stateOf(request)
   if (state !== null && error.code === 'FST_ERR_HANDLER_TIMEOUT') state.hasTimedOut = true
+  if (saysNothingHappened(error)) state?.exchange?.forget()
   done()
 }
 
 /** A handler whose end is noticed even when Fastify has no use for it any more. */
 function watched(handler: RouteHandlerMethod): RouteHandlerMethod {
   return function (request, reply) {
-    const returned: unknown = handler.call(this, request, reply)
     const state = stateOf(request)
     const exchange = state?.exchange
-    if (state === null || exchange === undefined) return returned
+    if (state === null || exchange === undefined) return handler.call(this, request, reply)
+    let returned: unknown
+    try {
+      returned = handler.call(this, request, reply)
+    } catch (error) {
+      forgetIfNothingHappened(exchange, error)
+      throw error
+    }
     // A reply can be awaited, for which it listens to half a dozen events. One that is being sent needs nobody to wait.
     if (returned === reply && state.isSending) return undefined
     if (state.isSending) return returned
     watchRaw(request, reply, exchange)
     if (returned !== reply && isPromise(returned))
       returned.then(
-        (value) => afterHandler(request, reply, exchange, value === undefined),
-        () => afterHandler(request, reply, exchange, false),
+        (value) => {
+          state.hasHandlerEnded = true
+          afterHandler(request, reply, exchange, value === undefined)
+        },
+        (error: unknown) => {
+          state.hasHandlerEnded = true
+          // Here as well, since an error handler of the application may answer before `onError` is asked.
+          forgetIfNothingHappened(exchange, error)
+          afterHandler(request, reply, exchange, false)
+        },
       )
     return returned
   }
+}
+
+function forgetIfNothingHappened(exchange: Exchange, error: unknown): void {
+  if (saysNothingHappened(error)) exchange.forget()
 }
 
 function afterHandler(

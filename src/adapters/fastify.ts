@@ -8,9 +8,10 @@ import { createIdempotency, type Idempotency } from '../index.js'
 import { REQUEST_STATE, type RequestIdempotency, requestIdempotency } from './fastify-request.js'
 import { createRouteProtection } from './fastify-route.js'
 
-export type { FinishedResponse, ReconciledResponse } from '../http/http-options.js'
+export type { FinishedResponse } from '../http/http-options.js'
 export type { HeaderRules } from '../http/kept-headers.js'
 export type { Problem, ProblemReply } from '../http/problems.js'
+export type { PlainResponse } from '../http/response-outcome.js'
 export type { RequestIdempotency } from './fastify-request.js'
 
 /** What a single route may say, in `config.idempotency`. */
@@ -53,8 +54,21 @@ const plugin: FastifyPluginAsync<FastifyIdempotencyOptions> = async (app, option
   if (typeof isGlobal !== 'boolean')
     throw new OptionsError(`${WHERE}: option "global" must be true or false; got ${String(isGlobal)}`)
   const { engine, settings } = parseHttpOptions(httpOptions, DEFAULT_POLICY, WHERE)
-  const { ttlMs: ttl, leaseMs: lease, maxRunMs: maxRun, onStoreOutage } = settings.policy
-  const idempotency = createIdempotency({ ...engine, ttl, lease, maxRun, onStoreOutage })
+  const { ttlMs: ttl, leaseMs: lease, maxRunMs: maxRun, onStoreOutage, transaction } = settings.policy
+  const { isolation, lockTimeoutMs: lockTimeout, attempts } = transaction
+  const idempotency = createIdempotency({
+    ...engine,
+    ttl,
+    lease,
+    maxRun,
+    onStoreOutage,
+    transaction: {
+      attempts,
+      ...(isolation !== undefined && { isolation }),
+      ...(lockTimeout !== undefined && { lockTimeout }),
+    },
+  })
+  idempotency.assertSupports(settings.policy, WHERE)
 
   idempotency.on((event) => logEvent(app.log, event))
   if (options.store === undefined)

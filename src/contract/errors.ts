@@ -178,10 +178,14 @@ export class FingerprintError extends IdempotencyError {
   }
 }
 
-/** The claim went to somebody else, or may have: the reason of an aborted `signal`. */
+/**
+ * The claim went to somebody else, or may have: the reason of an aborted `signal`, and of a transaction that was rolled
+ * back.
+ */
 export class ClaimLostError extends IdempotencyError {
   override readonly name = 'ClaimLostError'
   readonly statusCode = 409
+  override readonly retryable = true
 
   constructor(key: string) {
     super('IDEMPOTENCY_CLAIM_LOST', `The claim of idempotency key "${key}" is no longer held`)
@@ -232,6 +236,11 @@ export class NothingHappenedError extends IdempotencyError {
     super('IDEMPOTENCY_NOTHING_HAPPENED', message, options)
     this.statusCode = options.statusCode ?? 503
   }
+}
+
+/** Whether an application has thrown a `NothingHappenedError`, of whichever copy of this library. */
+export function saysNothingHappened(error: unknown): boolean {
+  return isIdempotencyError(error) && error.code === 'IDEMPOTENCY_NOTHING_HAPPENED'
 }
 
 /** The store has no transactions. */

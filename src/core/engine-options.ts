@@ -41,6 +41,14 @@ export interface EngineOptions {
    * @default '1m'
    */
   readonly sweep?: Duration | false
+
+  /**
+   * What `deriveKey` mixes in, so that nobody outside can guess a derived key: 16 random bytes or more, as bytes or
+   * text. The same in all processes, and for as long as operations may run again: another secret makes other keys.
+   *
+   * @default undefined: `deriveKey` throws
+   */
+  readonly secret?: string | Uint8Array
 }
 
 /** The options of an engine, each checked on its own. */
@@ -69,6 +77,7 @@ export const engineShape = {
   sweep: z
     .union([z.literal(false), duration({ min: '1s', max: '7d' })], 'must be false or a duration')
     .optional(),
+  secret: z.custom<string | Uint8Array>(isSecret, 'must be text or bytes, 16 bytes or more').optional(),
 }
 
 /** What `engineShape` makes of the options. */
@@ -85,6 +94,7 @@ export interface ParsedEngineOptions {
       }
     | undefined
   readonly sweep?: number | false | undefined
+  readonly secret?: string | Uint8Array | undefined
 }
 
 /** Completes the options of an engine, but for its store, from the defaults. */
@@ -93,6 +103,7 @@ export function resolveEngineOptions(parsed: ParsedEngineOptions): {
   readonly storeTimeoutMs: number
   readonly replayCache: ReplayCacheLimits | false
   readonly sweepMs: number | false
+  readonly secret: string | Uint8Array | undefined
 } {
   const { replayCache } = parsed
   return {
@@ -104,6 +115,7 @@ export function resolveEngineOptions(parsed: ParsedEngineOptions): {
       maxAgeMs: replayCache?.maxAge ?? 60_000,
     },
     sweepMs: parsed.sweep ?? 60_000,
+    secret: parsed.secret,
   }
 }
 
@@ -112,4 +124,11 @@ const STORE_METHODS = ['claim', 'renew', 'complete', 'release', 'find', 'settle'
 function isStore(value: unknown): value is IdempotencyStore {
   if (typeof value !== 'object' || value === null) return false
   return STORE_METHODS.every((name) => typeof (value as Record<string, unknown>)[name] === 'function')
+}
+
+const SHORTEST_SECRET_BYTES = 16
+
+function isSecret(value: unknown): value is string | Uint8Array {
+  if (typeof value === 'string') return Buffer.byteLength(value) >= SHORTEST_SECRET_BYTES
+  return value instanceof Uint8Array && value.byteLength >= SHORTEST_SECRET_BYTES
 }

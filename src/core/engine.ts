@@ -1,8 +1,10 @@
 import { LRUCache } from 'lru-cache'
 import {
+  CommitUndecidedError,
   KeyInProgressError,
   KeyInvalidError,
   KeyReusedError,
+  OptionsError,
   OutcomeUnknownError,
   ScopeMissingError,
   StoreUnavailableError,
@@ -10,10 +12,12 @@ import {
 import { keyProblem, recordId, scopeHash } from '../contract/key.js'
 import type { ClaimResult, IdempotencyStore, Outcome } from '../contract/store.js'
 import { claimStore } from './claim.js'
+import { createKeyDerivation } from './derived-keys.js'
 import { createEvents, type EventSubject, type IdempotencyListener } from './events.js'
 import {
   createExecution,
   createUnprotectedExecution,
+  type EndedTransaction,
   type Execution,
   type LiveExecution,
 } from './execution.js'
@@ -21,6 +25,7 @@ import type { Policy } from './policy.js'
 import { createReconciler } from './reconciler.js'
 import { createReplayCache, type ReplayCacheLimits } from './replay-cache.js'
 import { createStoreCalls } from './store-calls.js'
+import { type TransactionWork, transact } from './transaction.js'
 import { createUpkeep } from './upkeep.js'
 import { createWaitingRoom } from './waiting-room.js'
 
@@ -56,6 +61,23 @@ export interface Engine {
    */
   begin(operation: Operation): Promise<Begun>
 
+  /**
+   * Runs `work` in a transaction of the store that keeps no outcome: for requests without a key.
+   *
+   * @throws what `work` throws: everything was rolled back.
+   * @throws {TransactionUnsupportedError} when the store has no transactions.
+   * @throws {StoreUnavailableError} when the store could not begin.
+   * @throws {CommitUndecidedError} when the answer to the commit was lost.
+   */
+  transaction<T>(policy: Policy, work: TransactionWork<T>): Promise<EndedTransaction<T>>
+
+  /**
+   * Sees to it at start that the store can do what a policy asks for.
+   *
+   * @throws {OptionsError} when the policy is `atomic` and the store has no transactions.
+   */
+  assertSupports(policy: Policy, where: string): void
+
   /** Subscribes to everything the engine reports. @returns a function that ends the subscription. */
   on(listener: IdempotencyListener): () => void
 
@@ -78,6 +100,8 @@ export interface EngineSettings {
   readonly storeTimeoutMs: number
   readonly replayCache: ReplayCacheLimits | false
   readonly sweepMs: number | false
+  /** What `deriveKey` mixes in. Without one it throws. */
+  readonly secret?: string | Uint8Array | undefined
 }
 
 /** What one process has in flight for an id: a claim that the store has not answered, or one that is held. */
@@ -101,6 +125,7 @@ export function createEngine(settings: EngineSettings): Engine {
   const waiting = createWaitingRoom(store.watch?.bind(store))
   const upkeep = createUpkeep({ store, call, events, sweepMs: settings.sweepMs, storeTimeoutMs })
   const reconcile = createReconciler({ store, call, events })
+  const deriveKey = createKeyDerivation(settings.secret)
   const inFlight = new Map<string, InFlight>()
   const shownScopes = new LRUCache<string, string>({ max: REMEMBERED_SCOPES })
 
@@ -125,7 +150,11 @@ export function createEngine(settings: EngineSettings): Engine {
       const isAway = error instanceof StoreUnavailableError
       if (!isAway || operation.policy.onStoreOutage !== 'run') throw error
       events.emit({ type: 'unprotected', operation: subject, error })
-      return { kind: 'run', execution: createUnprotectedExecution() }
+      const execution = createUnprotectedExecution({
+        deriveKey: (label) => deriveKey(id, label),
+        transaction: (work) => transaction(operation.policy, work),
+      })
+      return { kind: 'run', execution }
     }
   }
 
@@ -225,6 +254,7 @@ export function createEngine(settings: EngineSettings): Engine {
       call,
       events,
       background: upkeep.background,
+      deriveKey,
       onEnd: () => forget(subject.id, mine),
     })
     mine.execution = execution
@@ -274,7 +304,31 @@ export function createEngine(settings: EngineSettings): Engine {
     events.emit({ type: 'waited', operation: subject, waitedMs: performance.now() - busy.startedAt })
   }
 
-  return { begin, on: events.on, check: upkeep.check, close: upkeep.close }
+  async function transaction<T>(policy: Policy, work: TransactionWork<T>): Promise<EndedTransaction<T>> {
+    const ended = await transact(
+      {
+        store,
+        call,
+        settings: policy.transaction,
+        giveUp: new AbortController(),
+        complete: async () => true,
+        onRepeated: () => {},
+      },
+      work,
+    )
+    if (ended.kind === 'undecided') throw new CommitUndecidedError({ cause: ended.error })
+    // Nothing is claimed here, so nothing can be lost.
+    return ended as EndedTransaction<T>
+  }
+
+  function assertSupports(policy: Policy, where: string): void {
+    if (!policy.atomic || store.transaction !== undefined) return
+    throw new OptionsError(
+      `${where}: option "atomic" needs a store with transactions, such as postgresStore(pool); this one has none`,
+    )
+  }
+
+  return { begin, transaction, assertSupports, on: events.on, check: upkeep.check, close: upkeep.close }
 }
 
 function asFound(answer: Exclude<ClaimResult, { status: 'acquired' }>, shared: boolean) {

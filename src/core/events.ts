@@ -15,7 +15,18 @@ interface About {
 }
 
 /** The store's steps, as `store-call` names them. */
-export type StoreStep = 'claim' | 'renew' | 'complete' | 'release' | 'find' | 'settle' | 'sweep' | 'check'
+export type StoreStep =
+  | 'claim'
+  | 'renew'
+  | 'complete'
+  | 'release'
+  | 'find'
+  | 'settle'
+  | 'sweep'
+  | 'check'
+  | 'begin'
+  | 'commit'
+  | 'rollback'
 
 /** What the engine reports, each step once. Metrics, traces and logs subscribe to these and to nothing else. */
 export type IdempotencyEvent =
@@ -67,6 +78,16 @@ export type IdempotencyEvent =
   | (About & { readonly type: 'save-abandoned'; readonly error: unknown })
   /** The operation ended after its claim was lost, and its own outcome was not kept. */
   | (About & { readonly type: 'outcome-lost'; readonly fence: number })
+  /** A transaction was rolled back: its work failed, asked for it, or the claim was lost. */
+  | (About & {
+      readonly type: 'rolled-back'
+      readonly fence: number
+      readonly why: 'failed' | 'asked' | 'lost'
+    })
+  /** The database refused a transaction for a conflict with others, and its work was run again. */
+  | (About & { readonly type: 'transaction-repeated'; readonly attempt: number })
+  /** The answer to a commit was lost. The record decides. */
+  | (About & { readonly type: 'commit-undecided'; readonly error: unknown })
   /** A claim that got no answer is being given back, in the background, or could not be. */
   | (About & { readonly type: 'claim-abandoned'; readonly error: unknown })
   | (About & { readonly type: 'release-failed'; readonly error: unknown })

@@ -1,16 +1,22 @@
 import {
   ClaimLostError,
+  CommitUndecidedError,
   type IdempotencyError,
   KeyInProgressError,
   MaxRunExceededError,
   OutcomeUnknownError,
   StoreFullError,
+  StoreUnavailableError,
+  TransactionMisuseError,
+  TransactionUnsupportedError,
 } from '../contract/errors.js'
-import type { IdempotencyStore, Outcome } from '../contract/store.js'
+import type { ExecuteStatement, IdempotencyStore, Outcome } from '../contract/store.js'
 import { type Deadline, deadlines } from './deadlines.js'
+import type { DeriveKey, KeyDerivation } from './derived-keys.js'
 import type { EventSubject, Events, IdempotencyEvent } from './events.js'
 import type { Policy } from './policy.js'
 import type { StoreCalls } from './store-calls.js'
+import { type Transacted, type TransactionWork, transact } from './transaction.js'
 
 /** The right to run one operation, until it is completed or released. */
 export interface Execution {
@@ -34,7 +40,52 @@ export interface Execution {
 
   /** Gives the claim back: nothing was done. A store that is away is asked again in the background. */
   release(): Promise<void>
+
+  /** Makes a key for a downstream call: the same in every run of this operation. */
+  deriveKey: DeriveKey
+
+  /**
+   * Runs `work` in a transaction of the store, and commits its effects together with the outcome that it gives. Once
+   * that is committed, the operation has ended; after a roll-back it goes on, and nothing has happened so far.
+   *
+   * @throws what `work` throws: everything was rolled back.
+   * @throws {ClaimLostError} when the claim went to somebody else: everything was rolled back. `complete` finds the
+   *   other's answer.
+   * @throws {StoreUnavailableError} when the store could not begin, or did not commit: nothing happened.
+   * @throws {CommitUndecidedError} when nobody can say now whether it was committed. It is found out in the background.
+   */
+  transaction<T>(work: TransactionWork<T>): Promise<EndedTransaction<T>>
+
+  /**
+   * Keeps the outcome as a part of a transaction that the application has begun. `decide` says what became of it.
+   *
+   * @throws {ClaimLostError} when the claim went to somebody else: the application must roll back.
+   */
+  saveIn(execute: ExecuteStatement, outcome: Outcome): Promise<void>
+
+  /**
+   * Finds out whether a transaction that kept an outcome was committed, and sees to it that it no longer can be where it
+   * was not: then the claim is given back.
+   *
+   * @returns the outcome that is kept, or `undefined` when nothing was committed.
+   * @throws {CommitUndecidedError} when nobody can say now. It is found out in the background.
+   */
+  decide(): Promise<Outcome | undefined>
+
+  /** The outcome that the record holds by now, if it holds one. */
+  keptOutcome(): Promise<Outcome | undefined>
+
+  /**
+   * After a claim was lost: the answer that whoever has it now has kept, or one's own where nobody has it.
+   *
+   * @throws {KeyInProgressError | OutcomeUnknownError} when the other run has not ended.
+   * @throws {StoreUnavailableError} when the store cannot say.
+   */
+  answerOfTheHolder(): Promise<Answer>
 }
+
+/** A transaction that was committed with its outcome, or rolled back because its work asked for it. */
+export type EndedTransaction<T> = Extract<Transacted<T>, { readonly kind: 'committed' | 'rolled-back' }>
 
 /** Whose answer the caller gets. */
 export type Answer = { readonly whose: 'own' } | { readonly whose: 'other'; readonly outcome: Outcome }
@@ -48,6 +99,7 @@ export interface ExecutionContext {
   readonly onEnd: () => void
   /** Keeps work that goes on after the answer, so that `close` can wait for it. */
   readonly background: (work: Promise<void>) => void
+  readonly deriveKey: KeyDerivation
 }
 
 /** A claim that this process holds. */
@@ -90,6 +142,9 @@ class HeldExecution implements LiveExecution {
   #controller: AbortController | undefined
   #abortReason: IdempotencyError | undefined
   #renewal: Deadline
+  /** Ends the transaction that is open now. */
+  #giveUp: AbortController | undefined
+  #isCommitting = false
 
   constructor(claim: HeldClaim, context: ExecutionContext) {
     const { fence, policy, claimedAt } = claim
@@ -130,11 +185,7 @@ class HeldExecution implements LiveExecution {
       return OWN
     }
     this.#lose()
-    try {
-      return await this.#answerOfTheHolder()
-    } finally {
-      this.#end()
-    }
+    return this.answerOfTheHolder()
   }
 
   async release(): Promise<void> {
@@ -148,6 +199,123 @@ class HeldExecution implements LiveExecution {
       failed(error)
       this.#context.background(this.#insist(() => this.#giveBack(), failed))
     }
+  }
+
+  readonly deriveKey = (label: string): string => this.#context.deriveKey(this.#claim.subject.id, label)
+
+  async transaction<T>(work: TransactionWork<T>): Promise<EndedTransaction<T>> {
+    this.#refuseMisuse('transaction()')
+    const { subject, token, fence, policy } = this.#claim
+    const giveUp = new AbortController()
+    this.#giveUp = giveUp
+    const rolledBack = (why: 'failed' | 'asked' | 'lost'): void =>
+      this.#emit({ type: 'rolled-back', operation: subject, fence, why })
+    let ended: Transacted<T>
+    try {
+      ended = await transact(
+        {
+          ...this.#context,
+          settings: policy.transaction,
+          giveUp,
+          complete: (tx, outcome) => {
+            this.#isCommitting = true
+            return tx.complete(subject.id, token, outcome, policy.ttlMs)
+          },
+          onRepeated: (attempt) => this.#emit({ type: 'transaction-repeated', operation: subject, attempt }),
+        },
+        work,
+      )
+    } catch (error) {
+      rolledBack('failed')
+      throw error
+    } finally {
+      this.#giveUp = undefined
+      this.#isCommitting = false
+    }
+    switch (ended.kind) {
+      case 'committed':
+        this.#kept(ended.outcome, false)
+        return ended
+      case 'rolled-back':
+        rolledBack('asked')
+        return ended
+      case 'lost':
+        rolledBack('lost')
+        this.#lose()
+        throw new ClaimLostError(subject.key)
+      case 'undecided': {
+        this.#emit({ type: 'commit-undecided', operation: subject, error: ended.error })
+        const outcome = await this.decide()
+        if (outcome !== undefined) return { kind: 'committed', value: ended.value, outcome }
+        throw new StoreUnavailableError('The transaction was not committed', { cause: ended.error })
+      }
+    }
+  }
+
+  async saveIn(execute: ExecuteStatement, outcome: Outcome): Promise<void> {
+    this.#refuseMisuse('saveIn()')
+    const { subject, token, fence, policy } = this.#claim
+    const { store } = this.#context
+    if (store.completeIn === undefined) throw new TransactionUnsupportedError('saveIn()')
+    // It is the application's transaction, and its time.
+    if (await store.completeIn(execute, subject.id, token, outcome, policy.ttlMs)) return
+    this.#emit({ type: 'rolled-back', operation: subject, fence, why: 'lost' })
+    this.#lose()
+    throw new ClaimLostError(subject.key)
+  }
+
+  async decide(): Promise<Outcome | undefined> {
+    if (this.#state !== 'running') return undefined
+    this.#state = 'ending'
+    try {
+      return await this.#verdict()
+    } catch (cause) {
+      this.#context.background(
+        this.#insist(
+          async () => {
+            await this.#verdict()
+          },
+          (error) => this.#emit({ type: 'save-abandoned', operation: this.#claim.subject, error }),
+        ),
+      )
+      throw new CommitUndecidedError({ cause })
+    }
+  }
+
+  async keptOutcome(): Promise<Outcome | undefined> {
+    const { subject, fence } = this.#claim
+    const { store, call } = this.#context
+    const record = await call('find', () => store.find(subject.id))
+    if (record?.status !== 'completed' || record.fence !== fence) return undefined
+    if (this.#state !== 'ended') this.#kept(record.outcome, false)
+    return record.outcome
+  }
+
+  /** Whether the record has an outcome now. If it has none, it is made sure that a commit under way cannot add one. */
+  async #verdict(): Promise<Outcome | undefined> {
+    const { subject, token, fence } = this.#claim
+    const { store, call } = this.#context
+    const kept = await this.keptOutcome()
+    if (kept !== undefined) return kept
+    // The store keeps this step waiting behind a commit that is under way, and a later one finds its token gone.
+    const released = await call('release', () => store.release(subject.id, token))
+    // It ended between the two steps: committed after all, or taken over.
+    const outcome = released ? undefined : await this.keptOutcome()
+    if (outcome !== undefined) return outcome
+    this.#emit({ type: 'rolled-back', operation: subject, fence, why: released ? 'failed' : 'lost' })
+    if (!released) this.#lose()
+    this.#end()
+    return undefined
+  }
+
+  #refuseMisuse(what: string): void {
+    if (this.#giveUp !== undefined)
+      throw new TransactionMisuseError(
+        `${what} was called inside of transaction(): one commit has one outcome`,
+      )
+    if (this.#state !== 'running')
+      throw new TransactionMisuseError(`${what} was called after the outcome of the operation was kept`)
+    if (this.#abortReason instanceof MaxRunExceededError) throw this.#abortReason
   }
 
   #after(delayMs: number): Deadline {
@@ -181,7 +349,8 @@ class HeldExecution implements LiveExecution {
     }
     if (this.#state === 'ended') return
     if (!held) {
-      this.#lose()
+      // A last step that is under way may have ended the claim itself, and says so.
+      if (this.#state === 'running' && !this.#isCommitting) this.#lose()
       return
     }
     this.#leaseUntil = askedAt + policy.leaseMs
@@ -216,10 +385,11 @@ class HeldExecution implements LiveExecution {
     this.#end()
   }
 
-  async #answerOfTheHolder(): Promise<Answer> {
+  async answerOfTheHolder(): Promise<Answer> {
     const { subject, fence, fingerprint } = this.#claim
     const { store, call } = this.#context
     this.#emit({ type: 'outcome-lost', operation: subject, fence })
+    this.#end()
     const record = await call('find', () => store.find(subject.id))
     if (record?.status === 'completed' && record.fingerprint === fingerprint)
       return { whose: 'other', outcome: record.outcome }
@@ -280,6 +450,8 @@ class HeldExecution implements LiveExecution {
     if (this.#abortReason !== undefined) return
     this.#abortReason = reason
     this.#controller?.abort(reason)
+    // A lost claim ends at the commit, which decides. A run that takes too long may never come to it.
+    if (reason instanceof MaxRunExceededError) this.#giveUp?.abort(reason)
   }
 
   #end(): void {
@@ -300,7 +472,10 @@ interface Kept {
 }
 
 /** An execution without a claim: it runs, keeps nothing and never loses anything. */
-export function createUnprotectedExecution(): Execution {
+export function createUnprotectedExecution(parts: {
+  readonly deriveKey: DeriveKey
+  readonly transaction: PlainTransaction
+}): Execution {
   const controller = new AbortController()
   return {
     fence: 0,
@@ -308,8 +483,16 @@ export function createUnprotectedExecution(): Execution {
     signal: controller.signal,
     complete: async () => OWN,
     release: async () => {},
+    ...parts,
+    saveIn: async () => {},
+    decide: async () => undefined,
+    keptOutcome: async () => undefined,
+    answerOfTheHolder: async () => OWN,
   }
 }
+
+/** A transaction that keeps no outcome. */
+export type PlainTransaction = <T>(work: TransactionWork<T>) => Promise<EndedTransaction<T>>
 
 /** Exponential, capped, with jitter: how long background work waits before its next attempt. */
 export function retryDelayMs(attempt: number): number {

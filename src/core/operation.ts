@@ -1,6 +1,13 @@
 import { z } from 'zod'
-import { OperationFailedError, ResponseNotKeptError } from '../contract/errors.js'
-import type { Outcome } from '../contract/store.js'
+import {
+  ClaimLostError,
+  CommitUndecidedError,
+  OperationFailedError,
+  ResponseNotKeptError,
+  saysNothingHappened,
+  TransactionMissingError,
+} from '../contract/errors.js'
+import type { ExecuteStatement, Outcome } from '../contract/store.js'
 import type { Engine } from './engine.js'
 import type { Execution } from './execution.js'
 import { fingerprintOf } from './fingerprint.js'
@@ -36,6 +43,38 @@ export interface RunExecution {
   readonly signal: AbortSignal
   /** Nothing happened: whatever the work returns or throws now is not kept, and a retry runs it again. */
   forget(): void
+
+  /**
+   * A key for a downstream call: the same in every run of this operation, another for every label, unguessable from
+   * outside. 43 characters of base64url. Needs the option `secret`.
+   */
+  deriveKey(label: string): string
+
+  /**
+   * Runs `work` in a transaction of the store, and commits its statements together with the value that it returns: that
+   * is the value of the operation, whatever happens afterwards. What `work` throws rolls everything back; then an error
+   * with a `statusCode` from 400 to 499 is kept as the failure that it is, and any other releases the key.
+   *
+   * `tx` is what the store's client gives: for a `pg` Pool a client with `query`. `work` is run again, whole, after a
+   * serialization failure or a deadlock: let it do nothing but statements.
+   *
+   * @throws what `work` throws, and what `Execution.transaction` throws.
+   */
+  transaction<T, TClient = TransactionClient>(work: (tx: TClient) => Promise<T>): Promise<T>
+
+  /**
+   * Keeps `value` as a part of a transaction that you have begun yourself: call it last, before you commit, and let what
+   * it throws roll back. `execute` runs one SQL statement with `$1`, `$2`, ... in that transaction and gives its rows.
+   *
+   * @throws {ClaimLostError} when the claim went to somebody else: roll back.
+   */
+  saveIn(execute: ExecuteStatement, value: unknown): Promise<void>
+}
+
+/** What a transaction gives by default to send statements through: the part that `pg` and PGlite have in common. */
+export interface TransactionClient {
+  // biome-ignore lint/suspicious/noExplicitAny: rows are what the caller's statement makes them
+  query<Row = any>(text: string, values?: unknown[]): Promise<{ readonly rows: Row[] }>
 }
 
 /**
@@ -66,51 +105,41 @@ const runSchema = z.strictObject({
 /** Makes `run` for an engine. */
 export function createRun(engine: Engine, defaults: Policy): Run {
   return async <T>(options: RunOptions<T>, work: (execution: RunExecution) => Promise<T> | T): Promise<T> => {
-    const { scope, key, input, name = 'run', ...policy } = parseOptions(runSchema, options, 'run')
-    const begun = await engine.begin({
-      scope,
-      key,
-      fingerprint: fingerprintOf({ method: 'RUN', path: name, body: input }),
-      route: name,
-      policy: resolvePolicy(policy, defaults, valueOnUnknown(policy.onUnknown)),
-    })
+    const { scope, key, input, name = 'run', ...given } = parseOptions(runSchema, options, 'run')
+    const policy = resolvePolicy(given, defaults, valueOnUnknown(given.onUnknown))
+    engine.assertSupports(policy, 'run')
+    const fingerprint = fingerprintOf({ method: 'RUN', path: name, body: input })
+    const begun = await engine.begin({ scope, key, fingerprint, route: name, policy })
     if (begun.kind === 'replay') return valueIn<T>(begun.outcome, key)
-    return perform(begun.execution, key, work)
+    return perform(new HeldRun(begun.execution, key), policy.atomic, work)
   }
 }
 
 async function perform<T>(
-  execution: Execution,
-  key: string,
+  run: HeldRun,
+  isAtomic: boolean,
   work: (execution: RunExecution) => Promise<T> | T,
 ): Promise<T> {
-  const run = new HeldRun(execution, key)
   let value: T
   try {
     value = await work(run)
   } catch (error) {
-    if (run.isForgotten) await execution.release()
-    else {
-      const answer = await execution.complete(failureOutcome(error))
-      if (answer.whose === 'other') return valueIn<T>(answer.outcome, key)
-    }
-    throw error
+    return await run.failed<T>(error)
   }
-  if (run.isForgotten) {
-    await execution.release()
-    return value
-  }
-  const outcome = valueOutcome(value)
-  const answer = await execution.complete(outcome)
-  if (answer.whose === 'other') return valueIn<T>(answer.outcome, key)
-  return outcome.body === null ? value : valueIn<T>(outcome, key)
+  return await run.succeeded(value, isAtomic)
 }
 
 class HeldRun implements RunExecution {
   readonly key: string
   readonly fence: number
-  isForgotten = false
   readonly #execution: Execution
+  #isForgotten = false
+  /** What a transaction committed: the value of the operation, whatever the work returns or throws after it. */
+  #committed: Outcome | undefined
+  #hasRolledBack = false
+  #hasSaved = false
+  /** A transaction that nobody may have waited for. */
+  #transaction: Promise<unknown> | undefined
 
   constructor(execution: Execution, key: string) {
     this.key = key
@@ -122,10 +151,93 @@ class HeldRun implements RunExecution {
     return this.#execution.signal
   }
 
-  // Bound to its run: it may be taken apart, as in `({ forget }) => ...`.
+  // These are bound to their run: it may be taken apart, as in `({ forget }) => ...`.
+
   readonly forget = (): void => {
-    this.isForgotten = true
+    this.#isForgotten = true
   }
+
+  readonly deriveKey = (label: string): string => this.#execution.deriveKey(label)
+
+  readonly transaction = <T, TClient = TransactionClient>(work: (tx: TClient) => Promise<T>): Promise<T> => {
+    const running = this.#transact(work)
+    this.#transaction = running.catch(() => {})
+    return running
+  }
+
+  readonly saveIn = async (execute: ExecuteStatement, value: unknown): Promise<void> => {
+    await this.#execution.saveIn(execute, valueOutcome(value))
+    this.#hasSaved = true
+  }
+
+  async #transact<T, TClient>(work: (tx: TClient) => Promise<T>): Promise<T> {
+    try {
+      const ended = await this.#execution.transaction<T>(async (client) => {
+        const value = await work(client as TClient)
+        return { value, outcome: this.#isForgotten ? 'roll-back' : valueOutcome(value) }
+      })
+      if (ended.kind === 'committed') this.#committed = ended.outcome
+      else this.#hasRolledBack = true
+      return ended.value
+    } catch (error) {
+      this.#hasRolledBack = true
+      throw error
+    }
+  }
+
+  /** The work returned: what the caller of the operation gets. */
+  async succeeded<T>(value: T, isAtomic: boolean): Promise<T> {
+    await this.#transaction
+    const kept = this.#committed ?? (this.#hasSaved ? await this.#execution.keptOutcome() : undefined)
+    if (kept !== undefined) return kept.body === null ? value : valueIn<T>(kept, this.key)
+    if (this.#isForgotten) {
+      await this.#execution.release()
+      return value
+    }
+    if (isAtomic && this.#execution.isProtected) {
+      // What the work did outside of a transaction may exist: it must not be done again.
+      const error = new TransactionMissingError('An operation')
+      await this.#execution.complete(failureOutcome(error))
+      throw error
+    }
+    const outcome = valueOutcome(value)
+    const answer = await this.#execution.complete(outcome)
+    if (answer.whose === 'other') return valueIn<T>(answer.outcome, this.key)
+    return outcome.body === null ? value : valueIn<T>(outcome, this.key)
+  }
+
+  /** The work threw: what the caller of the operation gets. */
+  async failed<T>(error: unknown): Promise<T> {
+    await this.#transaction
+    const kept = this.#committed ?? (this.#hasSaved ? await this.#execution.decide() : undefined)
+    if (kept !== undefined) {
+      // The operation has succeeded, and its retries will hear so. That the rest failed must not be silent.
+      process.emitWarning(error instanceof Error ? error : String(error), 'OncekeyAfterCommitWarning')
+      return kept.body === null ? (undefined as T) : valueIn<T>(kept, this.key)
+    }
+    if (error instanceof CommitUndecidedError) throw error
+    if (this.#isForgotten || saysNothingHappened(error) || !this.#isFinal(error)) {
+      await this.#execution.release()
+      throw error
+    }
+    const answer = await (error instanceof ClaimLostError
+      ? this.#execution.answerOfTheHolder()
+      : this.#execution.complete(failureOutcome(error)))
+    if (answer.whose === 'other') return valueIn<T>(answer.outcome, this.key)
+    throw error
+  }
+
+  /** Whether a failure answers retries: its effect may exist, or the application refused and will refuse again. */
+  #isFinal(error: unknown): boolean {
+    const hasNoEffect = this.#hasRolledBack || this.#hasSaved
+    return !hasNoEffect || error instanceof ClaimLostError || isRefusal(error)
+  }
+}
+
+/** Whether an error says that the application refused, for good, and did nothing. */
+function isRefusal(error: unknown): boolean {
+  const { statusCode } = (error ?? {}) as { readonly statusCode?: unknown }
+  return typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500
 }
 
 /** Lets an application's `onUnknown` speak of values, where the engine speaks of outcomes. */

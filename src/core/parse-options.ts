@@ -18,7 +18,10 @@ export function parseOptions<T>(schema: z.ZodType<T>, options: unknown, where: s
   }
   const path = issue.path.map(String)
   const name = path.length > 0 ? `option "${path.join('.')}"` : 'the options object'
-  throw new OptionsError(`${where}: ${name} ${issue.message}; got ${shown(valueAt(options, issue.path))}`)
+  const value = valueAt(options, issue.path)
+  // A secret that is too short is still one: errors go to logs.
+  const got = path[0] === 'secret' && value !== undefined ? `a ${typeof value}` : shown(value)
+  throw new OptionsError(`${where}: ${name} ${issue.message}; got ${got}`)
 }
 
 /** A `Duration` between two bounds, as milliseconds. */

@@ -59,7 +59,9 @@ export async function admit<TRequest>(
       policy: settings.policy,
     })
     if (begun.kind === 'replay') return { kind: 'answer', answer: replayOf(begun.outcome, key) }
-    return { kind: 'run', exchange: createExchange({ key, execution: begun.execution, settings, refusal }) }
+    const { execution } = begun
+    const { route } = incoming
+    return { kind: 'run', exchange: createExchange({ key, route, execution, settings, refusal }) }
   } catch (error) {
     return { kind: 'answer', answer: refusal(error) }
   }

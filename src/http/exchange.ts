@@ -1,8 +1,17 @@
+import {
+  ClaimLostError,
+  CommitUndecidedError,
+  isIdempotencyError,
+  TransactionMissingError,
+  TransactionMisuseError,
+} from '../contract/errors.js'
+import type { ExecuteStatement, Outcome } from '../contract/store.js'
 import type { Answer, Execution } from '../core/execution.js'
-import { type GivenAnswer, replayOf } from './given-answer.js'
+import { type GivenAnswer, keptOf, replayOf } from './given-answer.js'
 import { outcomeOf } from './http-answer.js'
 import type { HttpSettings } from './http-options.js'
 import type { AnswerHeaders } from './kept-headers.js'
+import { outcomeOfResponse, type PlainResponse } from './response-outcome.js'
 
 /** An answer of the handler, as an adapter captured it. */
 export interface CapturedAnswer {
@@ -20,13 +29,34 @@ export interface Exchange {
   readonly signal: AbortSignal
   /** Whether nobody has told yet how the handler ended. */
   readonly isOpen: boolean
+  /** What a transaction has committed: the answer of this request, whatever its handler does afterwards. */
+  readonly committed: GivenAnswer | 'too-long' | undefined
   /** Nothing happened: the handler's answer is not kept, and a retry runs it again. */
   forget(): void
+  /** Makes a key for a downstream call: the same in every run of this operation. */
+  deriveKey(label: string): string
+  /**
+   * Runs `work` in a transaction and commits it with the answer that `capture` makes of its value, unless that is a
+   * failure (a status of 400 and more): then everything is rolled back, and `end` decides about the answer as ever.
+   *
+   * @throws what `work` and `capture` throw, and what `Execution.transaction` throws.
+   */
+  transaction<T>(
+    work: (client: unknown) => Promise<T>,
+    capture: (value: T) => CapturedAnswer | Promise<CapturedAnswer>,
+  ): Promise<T>
+  /**
+   * Keeps `response` as a part of a transaction that the handler has begun by itself.
+   *
+   * @throws {ClaimLostError} when the claim went to somebody else: the handler must roll back.
+   * @throws {TransactionMisuseError} when the response is a failure, which no effect goes with.
+   */
+  saveIn(execute: ExecuteStatement, response: PlainResponse): Promise<void>
   /**
    * Tells how the handler ended, once, before the client is told. Later calls change nothing.
    *
-   * @returns what the client gets instead of the handler's answer: what another run of the operation kept, or a
-   *   refusal, where the claim was lost; `undefined` to let the handler's own answer go.
+   * @returns what the client gets instead of the handler's answer: what this operation, or another run of it, has kept,
+   *   or a refusal; `undefined` to let the handler's own answer go.
    */
   end(captured: CapturedAnswer): Promise<GivenAnswer | undefined>
   /**
@@ -42,6 +72,8 @@ const RELEASING_STATUSES = new Set([401, 403, 407, 408, 425, 429, 503])
 /** What an exchange is made of. */
 export interface ExchangeParts<TRequest> {
   readonly key: string
+  /** Method and route pattern, for messages. */
+  readonly route: string
   readonly execution: Execution
   readonly settings: HttpSettings<TRequest>
   /** Makes an answer of a refusal. */
@@ -59,8 +91,16 @@ class HeldExchange<TRequest> implements Exchange {
   readonly key: string
   readonly fence: number
   readonly #parts: ExchangeParts<TRequest>
+  committed: GivenAnswer | 'too-long' | undefined
   #isForgotten = false
   #isOpen = true
+  /** The last transaction that was begun, whether anybody waits for it or not. It does not reject. */
+  #transaction: Promise<void> | undefined
+  #hasRolledBack = false
+  /** Why the last transaction failed, where that was not the work's own doing. */
+  #failure: unknown
+  /** What the handler has saved in a transaction of its own. */
+  #saved: Outcome | undefined
 
   constructor(parts: ExchangeParts<TRequest>) {
     this.key = parts.key
@@ -80,16 +120,76 @@ class HeldExchange<TRequest> implements Exchange {
     this.#isForgotten = true
   }
 
+  deriveKey(label: string): string {
+    return this.#parts.execution.deriveKey(label)
+  }
+
+  transaction<T>(
+    work: (client: unknown) => Promise<T>,
+    capture: (value: T) => CapturedAnswer | Promise<CapturedAnswer>,
+  ): Promise<T> {
+    const running = this.#transact(work, capture)
+    this.#transaction = running.then(ignore, ignore)
+    return running
+  }
+
+  async #transact<T>(
+    work: (client: unknown) => Promise<T>,
+    capture: (value: T) => CapturedAnswer | Promise<CapturedAnswer>,
+  ): Promise<T> {
+    let thrown: unknown
+    try {
+      const ended = await this.#parts.execution.transaction<T>(async (client) => {
+        try {
+          const value = await work(client)
+          const captured = await capture(value)
+          const isUndone = this.#isForgotten || captured.status >= 400
+          return { value, outcome: isUndone ? 'roll-back' : this.#outcomeOf(captured) }
+        } catch (error) {
+          thrown = error
+          throw error
+        }
+      })
+      if (ended.kind === 'committed') {
+        this.#isOpen = false
+        this.committed = keptOf(ended.outcome) ?? 'too-long'
+      } else this.#hasRolledBack = true
+      return ended.value
+    } catch (error) {
+      this.#hasRolledBack = true
+      if (error !== thrown && isIdempotencyError(error)) this.#failure = error
+      throw error
+    }
+  }
+
+  async saveIn(execute: ExecuteStatement, response: PlainResponse): Promise<void> {
+    if (response.status >= 400)
+      throw new TransactionMisuseError(
+        `saveIn() got a response with status ${response.status}: roll back instead, and answer with it`,
+      )
+    const outcome = outcomeOfResponse(response)
+    await this.#parts.execution.saveIn(execute, outcome)
+    this.#saved = outcome
+  }
+
   async end(captured: CapturedAnswer): Promise<GivenAnswer | undefined> {
     if (!this.#isOpen) return undefined
+    // A handler that did not wait for its transaction: the answer is the transaction's all the same.
+    await this.#transaction
+    if (!this.#isOpen) return this.committed === 'too-long' ? undefined : this.committed
     this.#isOpen = false
-    const { execution, key, refusal } = this.#parts
-    if (this.#isForgotten || !this.#isKept(captured)) {
-      await execution.release()
-      return undefined
-    }
+    const { key, refusal } = this.#parts
     try {
-      const answer = await this.#keep(captured)
+      const saved = await this.#savedOutcome(captured.status)
+      if (saved !== undefined) return keptOf(saved)
+      const failure = this.#failureBehind(captured.status)
+      if (failure !== undefined) return await this.#endFailed(failure)
+      if (this.#isForgotten || !this.#isKept(captured)) {
+        await this.#parts.execution.release()
+        return undefined
+      }
+      if (this.#lacksTransaction(captured.status)) return await this.#endWithoutTransaction()
+      const answer = await this.#keep(this.#outcomeOf(captured))
       return answer.whose === 'own' ? undefined : replayOf(answer.outcome, key)
     } catch (error) {
       return refusal(error)
@@ -98,17 +198,68 @@ class HeldExchange<TRequest> implements Exchange {
 
   async endUnanswered(status: number): Promise<void> {
     if (!this.#isOpen) return
+    await this.#transaction
+    if (!this.#isOpen) return
     this.#isOpen = false
-    if (this.#isForgotten) return this.#parts.execution.release()
+    if (this.#isForgotten || this.#hasRolledBack) return this.#parts.execution.release()
     try {
-      await this.#keep({ status, headers: {}, body: 'too-long', isText: false })
+      if (this.#saved !== undefined && (await this.#parts.execution.keptOutcome()) !== undefined) return
+      await this.#keep(this.#outcomeOf({ status, headers: {}, body: 'too-long', isText: false }))
     } catch {
       // Only a lost claim rejects, the engine has reported it, and the client has its answer.
     }
   }
 
+  /** What the handler's own transaction has committed, if it has. After a failure it must not commit any more. */
+  async #savedOutcome(status: number): Promise<Outcome | undefined> {
+    const { execution } = this.#parts
+    if (this.#saved === undefined) return undefined
+    if (status >= 400) {
+      this.#hasRolledBack = true
+      return execution.decide()
+    }
+    try {
+      return await execution.keptOutcome()
+    } catch {
+      // The store is away, which the engine has reported. The handler says that it succeeded: as ever, that is kept.
+      await this.#keep(this.#saved)
+      return this.#saved
+    }
+  }
+
+  /** The failed transaction that a failure answers for. A handler that made up for it has an answer of its own. */
+  #failureBehind(status: number): unknown {
+    return status >= 400 || this.#failure instanceof ClaimLostError ? this.#failure : undefined
+  }
+
+  async #endFailed(failure: unknown): Promise<GivenAnswer> {
+    const { execution, key, refusal } = this.#parts
+    // It is still being found out, in the background.
+    if (failure instanceof CommitUndecidedError) return refusal(failure)
+    if (failure instanceof ClaimLostError) {
+      const answer = await execution.answerOfTheHolder()
+      if (answer.whose === 'other') return replayOf(answer.outcome, key)
+    } else await execution.release()
+    return refusal(failure)
+  }
+
+  #lacksTransaction(status: number): boolean {
+    const { execution, settings } = this.#parts
+    return settings.policy.atomic && status < 400 && execution.isProtected
+  }
+
+  async #endWithoutTransaction(): Promise<GivenAnswer> {
+    const { route, refusal } = this.#parts
+    const problem = refusal(new TransactionMissingError(route))
+    // Kept, since what the handler did outside of a transaction may exist, and must not be done again by a retry.
+    await this.#keep(outcomeOf(problem))
+    return problem
+  }
+
   #isKept({ status, headers, body }: CapturedAnswer): boolean {
     if (RELEASING_STATUSES.has(status)) return false
+    // All effects were statements of a transaction that was rolled back: a retry may well succeed.
+    if (this.#hasRolledBack && status >= 500) return false
     const { keep } = this.#parts.settings
     if (keep === undefined) return true
     try {
@@ -120,11 +271,14 @@ class HeldExchange<TRequest> implements Exchange {
     }
   }
 
-  #keep({ status, headers, body, isText }: CapturedAnswer): Promise<Answer> {
-    const { execution, settings } = this.#parts
+  #outcomeOf({ status, headers, body, isText }: CapturedAnswer): Outcome {
     const kept = body === 'too-long' ? 'not-kept' : body
-    return execution.complete(
-      outcomeOf({ status, headers: settings.keptHeaders(headers), body: kept, isText }),
-    )
+    return outcomeOf({ status, headers: this.#parts.settings.keptHeaders(headers), body: kept, isText })
+  }
+
+  #keep(outcome: Outcome): Promise<Answer> {
+    return this.#parts.execution.complete(outcome)
   }
 }
+
+function ignore(): void {}

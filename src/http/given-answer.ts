@@ -25,6 +25,12 @@ export function replayOf(outcome: Outcome, key: string): GivenAnswer {
   return { ...found.answer, headers, replayed: true }
 }
 
+/** What this request itself has kept as its answer; `undefined` when the body was not kept. */
+export function keptOf(outcome: Outcome): GivenAnswer | undefined {
+  const found = answerOf(outcome)
+  return found.kept ? { ...found.answer, replayed: false } : undefined
+}
+
 /**
  * An error of this library as an answer.
  *

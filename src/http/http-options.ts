@@ -11,7 +11,6 @@ import {
   policyShape,
   resolvePolicy,
 } from '../core/policy.js'
-import { outcomeOf } from './http-answer.js'
 import {
   type AnswerHeaders,
   createHeaderFilter,
@@ -19,14 +18,7 @@ import {
   type HeaderRules,
 } from './kept-headers.js'
 import type { Problem, ProblemReply } from './problems.js'
-
-/** An answer that an `onUnknown` function found out. */
-export interface ReconciledResponse {
-  readonly status: number
-  readonly headers?: Readonly<Record<string, string | readonly string[]>>
-  /** Text or bytes as they are, anything else as JSON; `undefined` for an empty body. */
-  readonly body?: unknown
-}
+import { outcomeOfResponse, type PlainResponse } from './response-outcome.js'
 
 /** An answer of the handler, before anybody has decided whether it is kept. */
 export interface FinishedResponse {
@@ -37,7 +29,7 @@ export interface FinishedResponse {
 }
 
 /** How the routes of an HTTP service are protected. All of it may be given again for a single route. */
-export interface HttpPolicyOptions<TRequest> extends PolicyOptions<ReconciledResponse> {
+export interface HttpPolicyOptions<TRequest> extends PolicyOptions<PlainResponse> {
   /**
    * The methods that are protected. Others pass through.
    *
@@ -172,7 +164,7 @@ export function parseHttpOptions<TRequest>(
     throw new OptionsError(
       `${where}: option "scope" is required: a function of the request that names the caller, such as (request) => request.user.id, or 'shared' for a service with a single tenant`,
     )
-  const { store, namespace, storeTimeout, replayCache, sweep, scope, ...policy } = parseOptions(
+  const { store, namespace, storeTimeout, replayCache, sweep, secret, scope, ...policy } = parseOptions(
     registrationSchema,
     options,
     where,
@@ -184,6 +176,7 @@ export function parseHttpOptions<TRequest>(
     ...(options.replayCache !== undefined &&
       replayCache !== undefined && { replayCache: options.replayCache }),
     ...(sweep !== undefined && { sweep }),
+    ...(secret !== undefined && { secret }),
   }
   const base: HttpSettings<TRequest> = {
     policy: defaults,
@@ -239,22 +232,8 @@ function responseOnUnknown(onUnknown: OnUnknown<never> | undefined): OnUnknown<O
   if (typeof onUnknown !== 'function') return onUnknown
   return async (operation) => {
     const answer = await onUnknown(operation)
-    return typeof answer === 'string' ? answer : { outcome: reconciledOutcome(answer.outcome) }
+    return typeof answer === 'string' ? answer : { outcome: outcomeOfResponse(answer.outcome) }
   }
-}
-
-function reconciledOutcome({ status, headers = {}, body }: ReconciledResponse): Outcome {
-  const list = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value] as const)
-  if (body === undefined) return outcomeOf({ status, headers: list, body: undefined, isText: false })
-  if (body instanceof Uint8Array) return outcomeOf({ status, headers: list, body, isText: false })
-  const hasType = list.some(([name]) => name === 'content-type')
-  const type = typeof body === 'string' ? 'text/plain; charset=utf-8' : 'application/json; charset=utf-8'
-  return outcomeOf({
-    status,
-    headers: hasType ? list : [...list, ['content-type', type]],
-    body: Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)),
-    isText: true,
-  })
 }
 
 /** A request as the HTTP adapters hand it on. */

@@ -56,6 +56,19 @@ const WORDING: Readonly<Record<string, Wording>> = {
     title: 'Idempotency store unavailable',
     detail: 'Nothing was done for this request. Send the same request again later.',
   },
+  IDEMPOTENCY_COMMIT_UNDECIDED: {
+    title: 'Outcome not known yet',
+    detail: 'It is being found out whether this operation happened. Send the same request again later.',
+  },
+  IDEMPOTENCY_CLAIM_LOST: {
+    title: 'Overtaken',
+    detail: 'Another run of this operation took its place. Send the same request again for its answer.',
+  },
+  IDEMPOTENCY_TRANSACTION_MISSING: {
+    title: 'Idempotency misconfigured',
+    detail:
+      'The server ran this operation in a way that it cannot protect. Find out before you send a new key.',
+  },
   IDEMPOTENCY_STORE_FULL: {
     title: 'Idempotency store full',
     detail: 'Nothing was done for this request. Send the same request again later.',

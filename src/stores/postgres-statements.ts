@@ -44,13 +44,16 @@ const IS_LIVE = 'r.expires_at > clock_timestamp()'
 /** How many records one statement of a sweep removes at most. */
 export const SWEEP_BATCH = 1000
 
-/** The statements of a store, for its table. Each is one step: no transaction spans two of them, and none is prepared. */
+/**
+ * The statements of a store, for its table. Each is one step, and gives a row for what it changed: clients differ in how
+ * they count, and agree about rows.
+ */
 export function createStatements(table: string) {
   return {
     /**
      * Claims the record, or reads it. A record that only answers is read without a lock and without a write.
      * $1 id, $2 token, $3 fingerprint, $4 lease in ms, $5 ttl in ms, $6 whether a lapsed claim may be taken,
-     * $7 scope, $8 key, $9 route, $10 first seen.
+     * $7 scope, $8 key, $9 route, $10 first seen, $11 whether a crash may forget it: then its commit waits for no disk.
      * Gives a row with `acquired` (the fence), or a `FoundRow`, or nothing when another claim came between: ask again.
      */
     claim: `
@@ -64,6 +67,7 @@ with found as (
     $1, $2, $3, clock_timestamp() + ${ms('$4')}, clock_timestamp() + greatest(${ms('$4')}, ${ms('$5')}),
     $7, $8, $9, $10, 'running', 1
   where not exists (select from found)
+    and (not $11::boolean or set_config('synchronous_commit', 'off', true) is not null)
   on conflict (id) do update set
     fence = case when not ${IS_LIVE} then 1 when r.token = $2 then r.fence else r.fence + 1 end,
     ${BEGUN_ANEW.map((column) => `${column} = case when ${IS_LIVE} then r.${column} else excluded.${column} end`).join(', ')},
@@ -81,7 +85,8 @@ where acquired.fence is not null or found.status is not null`,
 update ${table} r set
   lease_until = clock_timestamp() + ${ms('$3')},
   expires_at = greatest(r.expires_at, clock_timestamp() + ${ms('$3')})
-where r.id = $1 and r.token = $2 and r.status = 'running' and ${IS_LIVE}`,
+where r.id = $1 and r.token = $2 and r.status = 'running' and ${IS_LIVE}
+returning 1 as done`,
 
     /**
      * Keeps the outcome. $1 id, $2 token, $3 ttl in ms, $4 result, $5 head, $6 body.
@@ -95,7 +100,19 @@ update ${table} r set
   completed_at = case when r.status = 'running' then clock_timestamp() else r.completed_at end,
   expires_at = case when r.status = 'running' then clock_timestamp() + ${ms('$3')} else r.expires_at end,
   status = 'completed'
-where r.id = $1 and r.token = $2 and ${IS_LIVE}`,
+where r.id = $1 and r.token = $2 and ${IS_LIVE}
+returning 1 as done`,
+
+    /**
+     * Keeps the outcome as a part of a transaction, once: not where an earlier transaction of the same token has.
+     * $1 id, $2 token, $3 ttl in ms, $4 result, $5 head, $6 body. One row when it is kept.
+     */
+    completeOnce: `
+update ${table} r set
+  status = 'completed', result = $4::text, head = $5::text, body = $6::bytea,
+  completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$3')}
+where r.id = $1::text and r.token = $2::text and r.status = 'running' and ${IS_LIVE}
+returning 1 as done`,
 
     /** Gives the claim back. $1 id, $2 token. One row when released. */
     release: `
@@ -108,7 +125,7 @@ with removed as (
   where r.id = $1 and r.token = $2 and r.status = 'running' and r.fence > 1 and ${IS_LIVE}
   returning 1
 )
-select from removed union all select from lapsed`,
+select 1 as done from removed union all select 1 from lapsed`,
 
     /** Reads the record. $1 id. Gives a `FoundRow`, or nothing. */
     find: `select ${FOUND} from ${table} r where r.id = $1 and ${IS_LIVE}`,
@@ -116,17 +133,19 @@ select from removed union all select from lapsed`,
     /** Removes an unknown record. $1 id. One row when removed. */
     settleByRelease: `
 delete from ${table} r
-where r.id = $1 and r.status = 'running' and r.lease_until <= clock_timestamp() and ${IS_LIVE}`,
+where r.id = $1 and r.status = 'running' and r.lease_until <= clock_timestamp() and ${IS_LIVE}
+returning 1 as done`,
 
     /** Ends an unknown record with an outcome. $1 id, $2 ttl in ms, $3 result, $4 head, $5 body. One row when settled. */
     settleByOutcome: `
 update ${table} r set
   status = 'completed', token = null, result = $3, head = $4, body = $5::bytea,
   completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$2')}
-where r.id = $1 and r.status = 'running' and r.lease_until <= clock_timestamp() and ${IS_LIVE}`,
+where r.id = $1 and r.status = 'running' and r.lease_until <= clock_timestamp() and ${IS_LIVE}
+returning 1 as done`,
 
     /**
-     * Removes a batch of expired records, unless another process is at it. $1 the name of the lock.
+     * Removes a batch of expired records, unless another process is at it, and counts them. $1 the name of the lock.
      * The time is a subquery, since an index cannot be searched for a function that changes from row to row.
      */
     sweep: `
@@ -138,8 +157,11 @@ with turn as materialized (
   order by r.expires_at
   limit ${SWEEP_BATCH}
   for update skip locked
+), gone as (
+  delete from ${table} r using expired where r.id = expired.id
+  returning 1
 )
-delete from ${table} r using expired where r.id = expired.id`,
+select count(*)::int as removed from gone`,
 
     /** What `check` looks at. $1 the table's name. */
     inspect: `

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { Client, Pool } from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, it } from 'vitest'
-import { postgresStore } from '../../src/stores/postgres.js'
+import { type PostgresPool, postgresStore } from '../../src/stores/postgres.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
 import { startPgBouncer } from '../support/pgbouncer.js'
@@ -25,6 +25,11 @@ function aTable(): string {
   return `t_${randomUUID().slice(0, 8)}`
 }
 
+/** A client as a store takes one: its statements become a part of what the connection is in the middle of. */
+function within(connection: Client): PostgresPool {
+  return { query: (text: string, values: unknown[]) => connection.query(text, values) }
+}
+
 describeWith(['postgres'], 'postgresStore', () => {
   it.each(storeContract)('$name', async ({ run }) => {
     await run(postgresStore(pool))
@@ -37,7 +42,7 @@ describeWith(['postgres'], 'postgresStore', () => {
   it('makes one round trip a step', async () => {
     let sent = 0
     const store = postgresStore({
-      query(text, values) {
+      query(text: string, values: unknown[]) {
         sent += 1
         return pool.query(text, values)
       },
@@ -135,7 +140,7 @@ describeWith(['postgres'], 'postgresStore beside a transaction that holds the ro
     const options = '-c default_transaction_isolation=serializable'
     const strict = new Pool({ connectionString: postgresUrl, max: 1, options })
     const claim = aClaim()
-    await postgresStore(holder).claim(claim)
+    await postgresStore(within(holder)).claim(claim)
     const { rows } = await strict.query('select pg_backend_pid() as pid')
     const second = postgresStore(strict).claim(aClaim({ id: claim.id }))
     await expect
@@ -154,7 +159,7 @@ describeWith(['postgres'], 'postgresStore beside a transaction that holds the ro
     await store.claim(claim)
     await store.complete(claim.id, claim.token, anOutcome(), 1)
     await until(store, claim.id, (record) => record === undefined)
-    expect(await postgresStore(holder).claim(aClaim({ id: claim.id }))).toEqual({
+    expect(await postgresStore(within(holder)).claim(aClaim({ id: claim.id }))).toEqual({
       status: 'acquired',
       fence: 1,
     })

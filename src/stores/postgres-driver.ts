@@ -1,0 +1,232 @@
+import { CommitUndecidedError } from '../contract/errors.js'
+import type { TransactionSettings } from '../contract/store.js'
+
+/** The way to a Postgres server. Made of a `pg` Pool by the store itself, and of other clients by a function each. */
+export interface PostgresDriver {
+  /** Runs one statement on any connection, and gives its rows. `prepare` lets the connection keep its plan. */
+  query(text: string, values: unknown[], prepare: boolean): Promise<readonly unknown[]>
+  /** Runs a text of several statements without values, as one transaction. */
+  execute(text: string): Promise<void>
+  /**
+   * Runs `work` in a transaction, and commits it when `work` resolves. When `work` rejects it rolls back, and hands the
+   * rejection on. When the signal aborts, it rolls back by giving the connection up, where it has one to give up.
+   *
+   * @throws {CommitUndecidedError} when the commit was asked for and its answer never came.
+   */
+  transaction<T>(
+    settings: TransactionSettings,
+    work: (transaction: DriverTransaction) => Promise<T>,
+  ): Promise<T>
+}
+
+/** A transaction on one connection. */
+export interface DriverTransaction {
+  /** What the application gets. */
+  readonly client: unknown
+  query(text: string, values: unknown[], prepare: boolean): Promise<readonly unknown[]>
+}
+
+/** The part of a `pg` Pool that the Postgres store uses. Transactions need `connect`. */
+export interface PostgresPool {
+  query(query: string | PreparedQuery, values?: unknown[]): Promise<PostgresResult>
+  connect?(): Promise<PostgresConnection>
+}
+
+/** The part of a connection of a `pg` Pool that the Postgres store uses. */
+export interface PostgresConnection {
+  query(query: string | PreparedQuery, values?: unknown[]): Promise<PostgresResult>
+  /** Gives the connection back, or with an error closes it. */
+  release(error?: Error): void
+  on(event: 'error', listener: (error: Error) => void): unknown
+  off(event: 'error', listener: (error: Error) => void): unknown
+}
+
+/** A statement that a connection prepares once, under its name. */
+export interface PreparedQuery {
+  readonly name: string
+  readonly text: string
+  readonly values: unknown[]
+}
+
+/** What a query gives. */
+export interface PostgresResult {
+  readonly rows: readonly unknown[]
+  /** The command that was carried out: `COMMIT` is answered with `ROLLBACK` when a statement had failed before. */
+  readonly command?: string
+}
+
+/** Makes a driver of a `pg` Pool. */
+export function poolDriver(pool: PostgresPool): PostgresDriver {
+  return {
+    query: (text, values, prepare) => rowsOf(pool, text, values, prepare),
+
+    async execute(text) {
+      await pool.query(text)
+    },
+
+    async transaction(settings, work) {
+      const connection = await connect(pool, settings.signal)
+      return runOn(connection, settings, work)
+    },
+  }
+}
+
+const names = new Map<string, string>()
+
+async function rowsOf(
+  client: Pick<PostgresPool, 'query'>,
+  ...[text, values, prepare]: Parameters<DriverTransaction['query']>
+): Promise<readonly unknown[]> {
+  if (!prepare) return (await client.query(text, values)).rows
+  let name = names.get(text)
+  if (name === undefined) {
+    name = `oncekey_${names.size + 1}`
+    names.set(text, name)
+  }
+  return (await client.query({ name, text, values })).rows
+}
+
+async function connect(pool: PostgresPool, signal: AbortSignal): Promise<PostgresConnection> {
+  if (pool.connect === undefined) throw new Error('The client has no connections of its own: give a pg Pool')
+  const connecting = pool.connect()
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => {
+      reject(signal.reason)
+      // It comes too late for this transaction, and is as good as any for the next one.
+      connecting.then(
+        (connection) => connection.release(),
+        () => {},
+      )
+    }
+    signal.addEventListener('abort', onAbort, { once: true })
+    connecting.then(
+      (connection) => {
+        signal.removeEventListener('abort', onAbort)
+        resolve(connection)
+      },
+      (error: unknown) => {
+        signal.removeEventListener('abort', onAbort)
+        reject(error)
+      },
+    )
+  })
+}
+
+async function runOn<T>(
+  connection: PostgresConnection,
+  settings: TransactionSettings,
+  work: (transaction: DriverTransaction) => Promise<T>,
+): Promise<T> {
+  const { signal } = settings
+  let isOurs = true
+  let broken: Error | undefined
+  /** Gives the connection back, or closes it when nobody can tell what state it is in. */
+  function giveBack(error?: Error): void {
+    if (!isOurs) return
+    isOurs = false
+    connection.off('error', onBroken)
+    // A closed connection may still report that it has ended. Nobody listens to it any more, and nobody needs to.
+    if (error !== undefined) connection.on('error', () => {})
+    connection.release(error)
+  }
+  // Without a listener, a connection that breaks between two statements ends the process.
+  const onBroken = (error: Error): void => {
+    broken = error
+  }
+  const onAbort = (): void => giveBack(asError(signal.reason))
+  connection.on('error', onBroken)
+  signal.addEventListener('abort', onAbort, { once: true })
+
+  const transaction: DriverTransaction = {
+    client: connection,
+    query: (text, values, prepare) => rowsOf(connection, text, values, prepare),
+  }
+  try {
+    await begin()
+    let value: T
+    try {
+      value = await work(transaction)
+    } catch (error) {
+      await rollBack()
+      throw error
+    }
+    await commit()
+    return value
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+    giveBack(broken)
+  }
+
+  async function begin(): Promise<void> {
+    try {
+      await connection.query(beginText(settings))
+    } catch (error) {
+      // It may have begun and failed after that: nobody else should get it.
+      giveBack(asError(error))
+      throw error
+    }
+  }
+
+  async function rollBack(): Promise<void> {
+    if (!isOurs) return
+    try {
+      await connection.query('rollback')
+    } catch (error) {
+      // A closed connection rolls back as well. What the work failed with matters more than this.
+      giveBack(asError(error))
+    }
+  }
+
+  async function commit(): Promise<void> {
+    let result: PostgresResult
+    try {
+      result = await connection.query('commit')
+    } catch (cause) {
+      if (isRefusal(cause)) throw cause
+      giveBack(asError(cause))
+      throw new CommitUndecidedError({ cause })
+    }
+    assertCommitted(result.command)
+  }
+}
+
+/** The text that begins a transaction. */
+export function beginText(settings: TransactionSettings): string {
+  const { isolation } = settings
+  const begin = isolation === undefined ? 'begin' : `begin isolation level ${isolation}`
+  const lockTimeout = lockTimeoutText(settings)
+  return lockTimeout === undefined ? begin : `${begin}; ${lockTimeout}`
+}
+
+/** The text that limits how long statements of this transaction wait for locks, where they are limited. */
+export function lockTimeoutText({ lockTimeoutMs }: TransactionSettings): string | undefined {
+  return lockTimeoutMs === undefined ? undefined : `set local lock_timeout = ${Math.ceil(lockTimeoutMs)}`
+}
+
+/**
+ * Whether the server itself has refused a commit. Anything else, a closing server (class 57) or a lost connection (class
+ * 08) among it, leaves open whether it was committed.
+ *
+ * @see https://www.postgresql.org/docs/current/errcodes-appendix.html
+ */
+export function isRefusal(error: unknown): boolean {
+  const { code, severity } = (error ?? {}) as { readonly code?: unknown; readonly severity?: unknown }
+  if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code)) return false
+  return severity === 'ERROR' && !code.startsWith('57') && !code.startsWith('08')
+}
+
+/**
+ * A commit after a failed statement is answered as a roll-back, and not as an error.
+ *
+ * @throws when nothing was committed.
+ */
+function assertCommitted(command: string | undefined): void {
+  if (command !== 'ROLLBACK') return
+  throw new Error(
+    'The transaction was rolled back: one of its statements had failed, and its error was ignored',
+  )
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason))
+}
