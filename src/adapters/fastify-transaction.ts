@@ -23,17 +23,23 @@ export async function runTransaction<T>(
   if (exchange === undefined || reply === undefined) return plainTransaction(request, state, work)
   const statusBefore = reply.statusCode
   let answer: TransactionAnswer | undefined
-  const value = await exchange.transaction<T>(
-    async (client) => {
-      // What an attempt that the database refused has said about the answer counts no more.
-      reply.code(statusBefore)
-      return holdingBack(state, reply, () => work(client))
-    },
-    async (returned) => {
-      answer = await answerOf(reply, returned, state.maxBodyBytes)
-      return answer
-    },
-  )
+  let value: T
+  try {
+    value = await exchange.transaction<T>(
+      async (client) => {
+        // What an attempt that the database refused has said about the answer counts no more.
+        reply.code(statusBefore)
+        return holdingBack(state, reply, () => work(client))
+      },
+      async (returned) => {
+        answer = await answerOf(reply, returned, state.maxBodyBytes)
+        return answer
+      },
+    )
+  } finally {
+    // A transaction that was given up may leave its work behind, in the middle of a statement.
+    letGo(state, reply)
+  }
   if (exchange.committed !== undefined && answer !== undefined)
     sendOnly(request, reply, state, { value, answer })
   return value
@@ -79,9 +85,7 @@ async function holdingBack<T>(state: RequestState, reply: FastifyReply, work: ()
   try {
     value = await work()
   } finally {
-    Reflect.deleteProperty(reply, 'send')
-    Reflect.deleteProperty(reply, 'then')
-    state.isInTransaction = false
+    letGo(state, reply)
   }
   if (state.hasHandlerEnded) {
     // What Fastify then wanted to send was held back with the rest, and nobody else will answer.
@@ -95,6 +99,12 @@ async function holdingBack<T>(state: RequestState, reply: FastifyReply, work: ()
   if (sent !== undefined && value === undefined) value = sent.payload
   if (value instanceof Error) throw value
   return value as T
+}
+
+function letGo(state: RequestState, reply: FastifyReply): void {
+  Reflect.deleteProperty(reply, 'send')
+  Reflect.deleteProperty(reply, 'then')
+  state.isInTransaction = false
 }
 
 async function answerOf(

@@ -140,15 +140,13 @@ class HeldExchange<TRequest> implements Exchange {
     let thrown: unknown
     try {
       const ended = await this.#parts.execution.transaction<T>(async (client) => {
-        try {
-          const value = await work(client)
-          const captured = await capture(value)
-          const isUndone = this.#isForgotten || captured.status >= 400
-          return { value, outcome: isUndone ? 'roll-back' : this.#outcomeOf(captured) }
-        } catch (error) {
+        const value = await work(client).catch((error: unknown) => {
           thrown = error
           throw error
-        }
+        })
+        const captured = await capture(value)
+        const isUndone = this.#isForgotten || captured.status >= 400
+        return { value, outcome: isUndone ? 'roll-back' : this.#outcomeOf(captured) }
       })
       if (ended.kind === 'committed') {
         this.#isOpen = false

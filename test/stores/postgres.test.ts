@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, it } from '
 import { type PostgresPool, postgresStore } from '../../src/stores/postgres.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
+import { transactionContract } from '../../src/testing/transaction-contract.js'
 import { startPgBouncer } from '../support/pgbouncer.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
@@ -32,6 +33,10 @@ function within(connection: Client): PostgresPool {
 
 describeWith(['postgres'], 'postgresStore', () => {
   it.each(storeContract)('$name', async ({ run }) => {
+    await run(postgresStore(pool))
+  })
+
+  it.each(transactionContract)('$name', async ({ run }) => {
     await run(postgresStore(pool))
   })
 
@@ -127,6 +132,44 @@ describeWith(['postgres'], 'postgresStore in a database whose transactions are s
   })
 })
 
+describeWith(['postgres'], 'postgresStore with prepared statements', () => {
+  it.each([...storeContract, ...transactionContract])('$name', async ({ run }) => {
+    await run(postgresStore(pool, { prepare: true }))
+  })
+
+  it('plans a statement once a connection', async () => {
+    const single = new Pool({ connectionString: postgresUrl, max: 1 })
+    const store = postgresStore(single, { prepare: true })
+    for (let claim = 0; claim < 3; claim += 1) await store.claim(aClaim())
+    const { rows } = await single.query('select count(*)::int as prepared from pg_prepared_statements')
+    expect(rows).toEqual([{ prepared: 1 }])
+    await single.end()
+  })
+})
+
+describeWith(['postgres'], 'a claim that may be lost', () => {
+  it('commits without waiting for the disk, and leaves the connection as it was', async () => {
+    const single = new Pool({ connectionString: postgresUrl, max: 1 })
+    const settings: string[] = []
+    const store = postgresStore({
+      async query(text: string, values: unknown[]) {
+        // In one transaction with the claim, to see what its commit would have done.
+        await single.query('begin')
+        const result = await single.query(text, values)
+        const { rows } = await single.query('show synchronous_commit')
+        settings.push(rows[0].synchronous_commit)
+        await single.query('commit')
+        return result
+      },
+    })
+    await store.claim(aClaim({ mayBeLost: true }))
+    await store.claim(aClaim({ mayBeLost: false }))
+    expect(settings).toEqual(['off', 'on'])
+    expect((await single.query('show synchronous_commit')).rows).toEqual([{ synchronous_commit: 'on' }])
+    await single.end()
+  })
+})
+
 describeWith(['postgres'], 'postgresStore beside a transaction that holds the row', () => {
   let holder: Client
   beforeEach(async () => {
@@ -170,7 +213,7 @@ describeWith(['postgres'], 'postgresStore beside a transaction that holds the ro
 })
 
 describeWith(['postgres', 'pgbouncer'], 'postgresStore behind PgBouncer in transaction mode', () => {
-  it.each(storeContract)('$name', async ({ run }) => {
+  it.each([...storeContract, ...transactionContract])('$name', async ({ run }) => {
     await run(postgresStore(bounced))
   })
 
