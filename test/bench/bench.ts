@@ -1,11 +1,9 @@
-import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { createInterface } from 'node:readline'
-import autocannon from 'autocannon'
 import { startPostgresServer } from '../support/postgres-server.js'
-import { findProgram } from '../support/program.js'
 import { startRedisServer } from '../support/redis-server.js'
+import { BODY, measureRate, median, ROUNDS, SECONDS, startServer } from './measure.js'
 import type { BenchServerOptions } from './server.js'
+import { benchTransactions } from './transactions.js'
 
 type Variant = BenchServerOptions['variant']
 type Load = 'fresh' | 'replay'
@@ -23,14 +21,7 @@ const VARIANTS = Object.keys(COMPARED_WITH) as Variant[]
 
 const CONNECTIONS = 100
 const REPLAYED_KEYS = 200
-const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 5)
-const SECONDS = Number(process.env.BENCH_SECONDS ?? 4)
 const SERVER = new URL('./server.js', import.meta.url).pathname
-
-interface Server {
-  readonly url: string
-  readonly child: ChildProcess
-}
 
 /** Measures every variant in every round, one after the other, so that a slow minute of the machine meets all of them. */
 async function bench(): Promise<void> {
@@ -41,7 +32,7 @@ async function bench(): Promise<void> {
   try {
     for (let round = 1; round <= ROUNDS; round += 1) {
       for (const variant of VARIANTS) {
-        const server = await startServer({ variant, ...urls })
+        const server = await startServer(SERVER, { variant, ...urls } satisfies BenchServerOptions)
         for (const load of ['fresh', 'replay'] as const) {
           const rate = await measure(server.url, load)
           const name = `${variant}/${load}`
@@ -50,7 +41,7 @@ async function bench(): Promise<void> {
             `round ${round} of ${ROUNDS}: ${variant}, ${load}: ${Math.round(rate)} requests a second`,
           )
         }
-        server.child.kill('SIGKILL')
+        server.kill()
       }
     }
   } finally {
@@ -60,52 +51,18 @@ async function bench(): Promise<void> {
   report(perSecond)
 }
 
-/** Server and load each get a processor of their own where the machine can say so. */
-async function startServer(options: BenchServerOptions): Promise<Server> {
-  const command = [process.execPath, SERVER, JSON.stringify(options)]
-  const pinned = findProgram('taskset') === undefined ? command : ['taskset', '-c', '0', ...command]
-  const [file = '', ...args] = pinned
-  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'inherit'] })
-  const url = await new Promise<string>((resolve, reject) => {
-    createInterface(child.stdout).once('line', resolve)
-    child.once('exit', (code) => reject(new Error(`The server ended with ${code}`)))
-  })
-  return { url, child }
-}
-
 async function measure(url: string, load: Load): Promise<number> {
   const run = randomUUID()
   if (load === 'replay') await sendAll(url, run)
-  let sent = 0
-  const result = await autocannon({
-    url,
-    connections: CONNECTIONS,
-    duration: SECONDS,
-    requests: [
-      {
-        method: 'POST',
-        path: '/',
-        body: '{"from":"alice","to":"bob","amount":500}',
-        setupRequest(request) {
-          sent += 1
-          const key = `${run}-${load === 'fresh' ? sent : sent % REPLAYED_KEYS}`
-          const headers = { 'content-type': 'application/json', 'idempotency-key': key }
-          return { ...request, headers }
-        },
-      },
-    ],
-  })
-  if (result.non2xx > 0 || result.errors > 0)
-    throw new Error(`${result.non2xx} answers were no success, ${result.errors} requests failed`)
-  return result.requests.total / result.duration
+  const keyOf = (sent: number): string => `${run}-${load === 'fresh' ? sent : sent % REPLAYED_KEYS}`
+  return measureRate(url, { connections: CONNECTIONS, keyOf })
 }
 
 /** Makes sure that every key that will be replayed has its answer. */
 async function sendAll(url: string, run: string): Promise<void> {
   for (let index = 0; index < REPLAYED_KEYS; index += 1) {
     const headers = { 'content-type': 'application/json', 'idempotency-key': `${run}-${index}` }
-    const body = '{"from":"alice","to":"bob","amount":500}'
-    const answer = await fetch(url, { method: 'POST', headers, body })
+    const answer = await fetch(url, { method: 'POST', headers, body: BODY })
     await answer.arrayBuffer()
   }
 }
@@ -133,11 +90,5 @@ function report(perSecond: ReadonlyMap<string, readonly number[]>): void {
   }
 }
 
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = Math.floor(sorted.length / 2)
-  const upper = sorted[middle] ?? Number.NaN
-  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
-}
-
 await bench()
+await benchTransactions()
