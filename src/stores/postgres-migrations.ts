@@ -1,3 +1,5 @@
+import { claimFunction } from './postgres-claim.js'
+
 /** The names of the store's tables, quoted and with their schema. */
 export interface TableNames {
   /** The records. */
@@ -6,14 +8,16 @@ export interface TableNames {
   readonly migrations: string
   /** The index that sweeping uses, quoted, without a schema. */
   readonly expiryIndex: string
+  /** The function that claims, with its schema. */
+  readonly claim: string
   /** The table of records as a literal: what it is called among the migrations. */
   readonly literal: string
 }
 
 /** Each entry is a migration, numbered from 1. One that was released never changes. */
 const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
-  ({ table, expiryIndex }) => `
-    create table ${table} (
+  (names) => `
+    create table ${names.table} (
       id text primary key,
       format smallint not null default 1,
       scope text not null,
@@ -32,7 +36,8 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
       completed_at timestamptz,
       expires_at timestamptz not null
     ) with (fillfactor = 80);
-    create index ${expiryIndex} on ${table} (expires_at);
+    create index ${names.expiryIndex} on ${names.table} (expires_at);
+    ${claimFunction(names)}
   `,
 ]
 

@@ -1,3 +1,5 @@
+import type { TableNames } from './postgres-migrations.js'
+
 /** What a statement says about a record that is there, as columns of `FoundRow`. */
 const FOUND = `
   r.format, r.status, r.fingerprint, r.fence::float8 as fence,
@@ -25,20 +27,6 @@ export interface FoundRow {
   readonly body: Uint8Array | null
 }
 
-/** Columns that begin anew when an id is claimed again after its record has expired. */
-const BEGUN_ANEW = [
-  'scope',
-  'key',
-  'route',
-  'first_seen_at',
-  'fingerprint',
-  'created_at',
-  'completed_at',
-  'result',
-  'head',
-  'body',
-]
-
 const IS_LIVE = 'r.expires_at > clock_timestamp()'
 
 /** How many records one statement of a sweep removes at most. */
@@ -48,37 +36,16 @@ export const SWEEP_BATCH = 1000
  * The statements of a store, for its table. Each is one step, and gives a row for what it changed: clients differ in how
  * they count, and agree about rows.
  */
-export function createStatements(table: string) {
+export function createStatements({ table, claim: claimName }: Pick<TableNames, 'table' | 'claim'>) {
   return {
     /**
-     * Claims the record, or reads it. A record that only answers is read without a lock and without a write.
-     * $1 id, $2 token, $3 fingerprint, $4 lease in ms, $5 ttl in ms, $6 whether a lapsed claim may be taken,
-     * $7 scope, $8 key, $9 route, $10 first seen, $11 whether a crash may forget it: then its commit waits for no disk.
-     * Gives a row with `acquired` (the fence), or a `FoundRow`, or nothing when another claim came between: ask again.
+     * Claims the record, or reads it: a function of the database, so that it is planned once a connection, whether the
+     * client prepares statements or not. Its arguments and columns are those of `claimFunction`.
      */
-    claim: `
-with found as (
-  select ${FOUND} from ${table} r
-  where r.id = $1 and ${IS_LIVE} and not ${isOurs('r')}
-), acquired as (
-  insert into ${table} as r
-    (id, token, fingerprint, lease_until, expires_at, scope, key, route, first_seen_at, status, fence)
-  select
-    $1, $2, $3, clock_timestamp() + ${ms('$4')}, clock_timestamp() + greatest(${ms('$4')}, ${ms('$5')}),
-    $7, $8, $9, $10, 'running', 1
-  where not exists (select from found)
-    and (not $11::boolean or set_config('synchronous_commit', 'off', true) is not null)
-  on conflict (id) do update set
-    fence = case when not ${IS_LIVE} then 1 when r.token = $2 then r.fence else r.fence + 1 end,
-    ${BEGUN_ANEW.map((column) => `${column} = case when ${IS_LIVE} then r.${column} else excluded.${column} end`).join(', ')},
-    format = excluded.format, status = 'running', token = excluded.token,
-    lease_until = excluded.lease_until, expires_at = excluded.expires_at
-  where not ${IS_LIVE} or ${isOurs('r')}
-  returning fence
-)
-select acquired.fence::float8 as acquired, found.*
-from (select 1) one left join acquired on true left join found on true
-where acquired.fence is not null or found.status is not null`,
+    claim: `select * from ${claimName}(
+  $1::text, $2::text, $3::text, $4::float8, $5::float8, $6::boolean,
+  $7::text, $8::text, $9::text, $10::float8, $11::boolean
+)`,
 
     /** Makes the lease end later. $1 id, $2 token, $3 lease in ms. One row when renewed. */
     renew: `
@@ -171,14 +138,6 @@ select
   current_setting('synchronous_commit') as synchronous_commit,
   (select relpersistence::text from pg_class where oid = to_regclass($1)) as persistence`,
   }
-}
-
-/** Whether the claim that is asked for may have the row: it holds it already, or it may take it over. */
-function isOurs(row: string): string {
-  return `(
-    ${row}.format = 1 and ${row}.status = 'running'
-    and (${row}.token = $2 or ($6 and ${row}.lease_until <= clock_timestamp() and ${row}.fingerprint = $3))
-  )`
 }
 
 function ms(parameter: string): string {

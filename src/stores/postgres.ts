@@ -54,7 +54,6 @@ export interface PostgresStore extends IdempotencyStore {
 
 const FORMAT = 1
 const OLDEST_SERVER = 130_000
-const CLAIM_ATTEMPTS = 10
 const CONFLICT_ATTEMPTS = 10
 const FIRST_REPEAT_MS = 5
 const LONGEST_REPEAT_MS = 200
@@ -75,7 +74,7 @@ export function postgresStore(
   const { prepare = false } = options
   if (typeof prepare !== 'boolean')
     throw new OptionsError(`postgresStore: option "prepare" must be true or false; got ${String(prepare)}`)
-  const statements = createStatements(names.table)
+  const statements = createStatements(names)
 
   /** A database whose default isolation is stricter than read committed refuses steps that meet: they are asked again. */
   async function query(text: string, values: unknown[]): Promise<readonly unknown[]> {
@@ -125,13 +124,9 @@ export function postgresStore(
         firstSeenAt,
         mayBeLost,
       ]
-      for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
-        const rows = await query(statements.claim, values)
-        const row = rows[0] as (FoundRow & { acquired: number | null }) | undefined
-        if (row === undefined) continue
-        return row.acquired === null ? asClaimResult(row) : { status: 'acquired', fence: row.acquired }
-      }
-      throw new Error(`The claim met another one ${CLAIM_ATTEMPTS} times in a row`)
+      const rows = await query(statements.claim, values)
+      const row = rows[0] as FoundRow & { readonly acquired: number | null }
+      return row.acquired === null ? asClaimResult(row) : { status: 'acquired', fence: row.acquired }
     },
 
     renew: (id, token, leaseMs) => changed(statements.renew, [id, token, leaseMs]),
@@ -271,6 +266,7 @@ function tableNames({ schema, table = 'oncekey_records' }: PostgresStoreOptions)
     table: within + quoted(table),
     migrations: `${within}oncekey_migrations`,
     expiryIndex: quoted(`${table}_expiry`),
+    claim: within + quoted(`${table}_claim`),
     literal: `'${table.replaceAll("'", "''")}'`,
   }
 }
@@ -278,9 +274,10 @@ function tableNames({ schema, table = 'oncekey_records' }: PostgresStoreOptions)
 /** Postgres cuts names after 63 bytes, and two tables that differ later would be one. */
 function assertIdentifier(option: string, name: unknown): void {
   const isOne = typeof name === 'string' && name !== '' && !name.includes('\0')
-  if (isOne && !name.includes('$oncekey$') && Buffer.byteLength(name) <= 56) return
+  // A dollar sign could end the quotes that its statements are written in.
+  if (isOne && !name.includes('$') && Buffer.byteLength(name) <= 56) return
   throw new OptionsError(
-    `postgresStore: option "${option}" must be a name of 1 to 56 bytes; got ${JSON.stringify(name)}`,
+    `postgresStore: option "${option}" must be a name of 1 to 56 bytes without $; got ${JSON.stringify(name)}`,
   )
 }
 

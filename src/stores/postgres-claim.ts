@@ -1,0 +1,107 @@
+import type { TableNames } from './postgres-migrations.js'
+
+/** Columns that begin anew when an id is claimed again after its record has expired. */
+const BEGUN_ANEW = [
+  'scope',
+  'key',
+  'route',
+  'first_seen_at',
+  'fingerprint',
+  'created_at',
+  'completed_at',
+  'result',
+  'head',
+  'body',
+]
+
+/** How often a claim looks again when others come between its statements. */
+const CLAIM_ATTEMPTS = 10
+
+/**
+ * The function that claims a record, or reads it. It gives one row: `acquired` with the fence, or else what is there.
+ * A new record costs one insert; a record that only answers is read without a lock and without a write.
+ */
+export function claimFunction({ table, claim }: TableNames): string {
+  const isLive = 'r.expires_at > clock_timestamp()'
+  /** Whether the claim that is asked for may have the record: it holds it already, or it may take it over. */
+  const isOurs = `(
+    r.format = 1 and r.status = 'running'
+    and (r.token = p_token or (p_take_over and r.lease_until <= clock_timestamp() and r.fingerprint = p_fingerprint))
+  )`
+  const anew = BEGUN_ANEW.map(
+    (column) => `${column} = case when ${isLive} then r.${column} else ${anewValue(column)} end`,
+  )
+  return `
+create or replace function ${claim}(
+  p_id text, p_token text, p_fingerprint text, p_lease_ms float8, p_ttl_ms float8, p_take_over boolean,
+  p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean
+) returns table (
+  acquired float8, format smallint, status text, fingerprint text, fence float8,
+  key text, route text, scope text, first_seen_at float8,
+  lease_left_ms float8, age_ms float8, expires_in_ms float8, result text, head text, body bytea
+) language plpgsql as $claim$
+#variable_conflict use_column
+declare
+  lease interval := p_lease_ms * interval '1 millisecond';
+  remembered interval := greatest(p_lease_ms, p_ttl_ms) * interval '1 millisecond';
+  r ${table}%rowtype;
+begin
+  if p_may_be_lost then
+    perform set_config('synchronous_commit', 'off', true);
+  end if;
+  for attempt in 1..${CLAIM_ATTEMPTS} loop
+    insert into ${table}
+      (id, token, fingerprint, lease_until, expires_at, scope, key, route, first_seen_at, status, fence)
+    values (
+      p_id, p_token, p_fingerprint, clock_timestamp() + lease, clock_timestamp() + remembered,
+      p_scope, p_key, p_route, p_first_seen_at::bigint, 'running', 1
+    )
+    on conflict do nothing;
+    if found then
+      acquired := 1;
+      return next;
+      return;
+    end if;
+    select * into r from ${table} t where t.id = p_id;
+    continue when not found;
+    if ${isLive} and not ${isOurs} then
+      return query select
+        null::float8, r.format, r.status, r.fingerprint, r.fence::float8, r.key, r.route, r.scope, r.first_seen_at::float8,
+        extract(epoch from r.lease_until - clock_timestamp())::float8 * 1000,
+        extract(epoch from clock_timestamp() - r.completed_at)::float8 * 1000,
+        extract(epoch from r.expires_at - clock_timestamp())::float8 * 1000,
+        r.result, r.head, r.body;
+      return;
+    end if;
+    update ${table} r set
+      fence = case when not ${isLive} then 1 when r.token = p_token then r.fence else r.fence + 1 end,
+      ${anew.join(', ')},
+      format = 1, status = 'running', token = p_token,
+      lease_until = clock_timestamp() + lease, expires_at = clock_timestamp() + remembered
+    where r.id = p_id and (not ${isLive} or ${isOurs})
+    returning r.fence::float8 into acquired;
+    if found then
+      return next;
+      return;
+    end if;
+  end loop;
+  raise exception 'The claim met another one ${CLAIM_ATTEMPTS} times in a row' using errcode = 'serialization_failure';
+end
+$claim$;`
+}
+
+function anewValue(column: string): string {
+  switch (column) {
+    case 'created_at':
+      return 'clock_timestamp()'
+    case 'first_seen_at':
+      return 'p_first_seen_at::bigint'
+    case 'completed_at':
+    case 'result':
+    case 'head':
+    case 'body':
+      return 'null'
+    default:
+      return `p_${column}`
+  }
+}
