@@ -11,6 +11,7 @@ export * from './contract/errors.js'
 export type {
   ClaimRequest,
   ClaimResult,
+  Completion,
   ExecuteStatement,
   IdempotencyStore,
   IsolationLevel,
@@ -18,7 +19,8 @@ export type {
   RecordMeta,
   StatementResult,
   StoredRecord,
-  StoreTransaction,
+  TransactionEnd,
+  TransactionResult,
   TransactionSettings,
 } from './contract/store.js'
 export type { Begun, Engine, Operation } from './core/engine.js'
@@ -36,7 +38,7 @@ export type {
   WhenBusy,
 } from './core/policy.js'
 export type { ReplayCacheOptions } from './core/replay-cache.js'
-export type { TransactionEnd, TransactionWork } from './core/transaction.js'
+export type { TransactionWork, WorkEnd } from './core/transaction.js'
 export { type MemoryStoreOptions, memoryStore } from './stores/memory.js'
 
 /** What `createIdempotency` takes: an engine, and how its operations are run where nothing else is said. */

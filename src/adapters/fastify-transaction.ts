@@ -1,6 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { TransactionMisuseError } from '../contract/errors.js'
-import { NO_OUTCOME } from '../core/transaction.js'
 import type { CapturedAnswer } from '../http/exchange.js'
 import { capturePayload } from './fastify-payload.js'
 import type { RequestState } from './fastify-request.js'
@@ -57,7 +56,7 @@ async function plainTransaction<T>(
   const ended = await engine.transaction<T>(policy, async (client) => {
     const value = await (reply === undefined ? work(client) : holdingBack(state, reply, () => work(client)))
     const isFailure = reply !== undefined && reply.statusCode >= 400
-    return { value, outcome: isFailure ? 'roll-back' : NO_OUTCOME }
+    return { value, outcome: isFailure ? 'roll-back' : undefined }
   })
   return ended.value
 }

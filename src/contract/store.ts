@@ -94,17 +94,25 @@ export interface TransactionSettings {
   readonly signal: AbortSignal
 }
 
-/** A transaction in which the application's statements and the outcome become one commit. */
-export interface StoreTransaction<TClient = unknown> {
-  /** What the application sends its statements through, as the client of the store gives it. */
-  readonly client: TClient
-
-  /**
-   * As `IdempotencyStore.complete`, as a part of this transaction, and stricter: only while `token` holds a claim that
-   * nobody has completed. A second transaction of one claim must not commit, whatever became of the first.
-   */
-  complete(id: string, token: string, outcome: Outcome, ttlMs: number): Promise<boolean>
+/** A completion that is to become one commit with the application's statements. */
+export interface Completion {
+  readonly id: string
+  readonly token: string
+  readonly outcome: Outcome
+  readonly ttlMs: number
 }
+
+/** What the work of a transaction came to. */
+export interface TransactionEnd<T> {
+  readonly value: T
+  /** What is completed with the commit; `undefined` for a transaction that keeps no outcome. */
+  readonly completion: Completion | undefined
+}
+
+/** What became of a transaction: committed, or rolled back because its token no longer held a running claim. */
+export type TransactionResult<T> =
+  | { readonly committed: true; readonly value: T }
+  | { readonly committed: false }
 
 /**
  * Runs one statement in a transaction of the application. `text` has parameters `$1`, `$2`, ... with a cast where the
@@ -167,17 +175,24 @@ export interface IdempotencyStore {
   settle(id: string, resolution: Outcome | 'release', ttlMs: number): Promise<boolean>
 
   /**
-   * Runs `work` in a transaction of the backend, and commits it when `work` resolves. When `work` rejects, the
-   * transaction rolls back, and the rejection is handed on as it is. The backend may refuse a transaction for a conflict
-   * with others: then `work` is run again, whole, up to `settings.attempts` times.
+   * Runs `work` in a transaction of the backend, and commits it when `work` resolves, together with the completion that
+   * it gives. That is kept as by `complete`, and stricter: only while its token holds a claim that nobody has completed,
+   * or else everything rolls back. A second transaction of one claim must not commit, whatever became of the first.
+   *
+   * `work` gets what the application sends its statements through. When it rejects, the transaction rolls back, and the
+   * rejection is handed on as it is. The backend may refuse a transaction for a conflict with others: then `work` is run
+   * again, whole, up to `settings.attempts` times.
    *
    * @throws {CommitUndecidedError} when the commit was asked for and its answer never came.
-   * @throws what the backend says when it refuses the commit: then nothing happened.
+   * @throws what the backend says when it refuses the completion or the commit: then nothing happened.
    */
-  transaction?<T>(work: (tx: StoreTransaction) => Promise<T>, settings: TransactionSettings): Promise<T>
+  transaction?<T>(
+    work: (client: unknown) => Promise<TransactionEnd<T>>,
+    settings: TransactionSettings,
+  ): Promise<TransactionResult<T>>
 
   /**
-   * As `StoreTransaction.complete`, in a transaction that the application has begun by itself.
+   * Completes as `transaction` does, in a transaction that the application has begun by itself.
    *
    * @returns `false` when the claim was lost; the application must roll back then.
    */

@@ -217,9 +217,9 @@ class HeldExecution implements LiveExecution {
           ...this.#context,
           settings: policy.transaction,
           giveUp,
-          complete: (tx, outcome) => {
+          claim: { id: subject.id, token, ttlMs: policy.ttlMs },
+          onCommitting: () => {
             this.#isCommitting = true
-            return tx.complete(subject.id, token, outcome, policy.ttlMs)
           },
           onRepeated: (attempt) => this.#emit({ type: 'transaction-repeated', operation: subject, attempt }),
         },
@@ -233,9 +233,11 @@ class HeldExecution implements LiveExecution {
       this.#isCommitting = false
     }
     switch (ended.kind) {
-      case 'committed':
-        this.#kept(ended.outcome, false)
-        return ended
+      case 'committed': {
+        const { value, outcome } = ended
+        if (outcome !== undefined) this.#kept(outcome, false)
+        return { kind: 'committed', value, outcome }
+      }
       case 'rolled-back':
         rolledBack('asked')
         return ended

@@ -3,29 +3,27 @@ import {
   StoreUnavailableError,
   TransactionUnsupportedError,
 } from '../contract/errors.js'
-import type { IdempotencyStore, Outcome, StoreTransaction, TransactionSettings } from '../contract/store.js'
+import type { IdempotencyStore, Outcome, TransactionEnd, TransactionSettings } from '../contract/store.js'
 import type { StoreCalls } from './store-calls.js'
 
-/** How a piece of work in a transaction ends: its effects commit with this outcome, or are taken back. */
-export interface TransactionEnd<T> {
+/** What a piece of work in a transaction came to: its effects commit with this outcome, or are taken back. */
+export interface WorkEnd<T> {
   readonly value: T
-  readonly outcome: Outcome | 'roll-back'
+  /** `undefined` for a transaction that keeps no outcome, since nothing was claimed. */
+  readonly outcome: Outcome | 'roll-back' | undefined
 }
 
 /** Work in a transaction. It may be run again, whole, when the database refuses it for a conflict with others. */
-export type TransactionWork<T, TClient = unknown> = (client: TClient) => Promise<TransactionEnd<T>>
-
-/** For a transaction that keeps no outcome, since nothing was claimed. */
-export const NO_OUTCOME: Outcome = { result: 'succeeded', head: '', body: null }
+export type TransactionWork<T, TClient = unknown> = (client: TClient) => Promise<WorkEnd<T>>
 
 /** What became of a transaction whose work did not throw. */
 export type Transacted<T> =
-  | { readonly kind: 'committed'; readonly value: T; readonly outcome: Outcome }
+  | { readonly kind: 'committed'; readonly value: T; readonly outcome: Outcome | undefined }
   | { readonly kind: 'rolled-back'; readonly value: T }
   /** The claim had gone to somebody else: everything was rolled back. */
   | { readonly kind: 'lost' }
   /** The commit was asked for, and its answer did not come. */
-  | { readonly kind: 'undecided'; readonly value: T; readonly outcome: Outcome; readonly error: unknown }
+  | { readonly kind: 'undecided'; readonly value: T; readonly error: unknown }
 
 /** What a transaction needs of those who run it. */
 export interface TransactionParts {
@@ -34,8 +32,10 @@ export interface TransactionParts {
   readonly settings: Omit<TransactionSettings, 'signal'>
   /** Gives the transaction up when it aborts, wherever it is. */
   readonly giveUp: AbortController
-  /** Keeps the outcome in the transaction. Resolves with `false` when the claim was lost. */
-  readonly complete: (tx: StoreTransaction, outcome: Outcome) => Promise<boolean>
+  /** The claim that is completed with the commit. */
+  readonly claim: { readonly id: string; readonly token: string; readonly ttlMs: number } | undefined
+  /** Told when the work is over and all that is left is the commit. */
+  readonly onCommitting: () => void
   /** Told when the work is run again, with the number of the attempt. */
   readonly onRepeated: (attempt: number) => void
 }
@@ -50,12 +50,12 @@ type Turn = 'begin' | 'commit' | 'rollback'
  * @throws what `work` throws, and what the store says when it cannot begin or refuses to commit. Then nothing happened.
  */
 export async function transact<T>(parts: TransactionParts, work: TransactionWork<T>): Promise<Transacted<T>> {
-  const { store, call, settings, giveUp, complete, onRepeated } = parts
+  const { store, call, settings, giveUp, claim, onCommitting, onRepeated } = parts
   if (store.transaction === undefined) throw new TransactionUnsupportedError()
   const { signal } = giveUp
   let endTurn = startTurn('begin')
   let attempts = 0
-  let ended: Transacted<T> | undefined
+  let ended: WorkEnd<T> | undefined
   let failure: { readonly error: unknown } | undefined
 
   function startTurn(turn: Turn): () => void {
@@ -67,7 +67,7 @@ export async function transact<T>(parts: TransactionParts, work: TransactionWork
     return end
   }
 
-  async function attempt(tx: StoreTransaction): Promise<void> {
+  async function attempt(client: unknown): Promise<TransactionEnd<T>> {
     // A connection that comes after all must not be worked with: nobody waits for it any more.
     signal.throwIfAborted()
     endTurn()
@@ -76,49 +76,42 @@ export async function transact<T>(parts: TransactionParts, work: TransactionWork
     attempts += 1
     if (attempts > 1) onRepeated(attempts)
     try {
-      const { value, outcome } = await work(tx.client)
+      const end = await work(client)
       signal.throwIfAborted()
-      if (outcome === 'roll-back') {
-        ended = { kind: 'rolled-back', value }
-        throw ROLL_BACK
-      }
+      ended = end
+      if (end.outcome === 'roll-back') throw ROLL_BACK
       endTurn = startTurn('commit')
-      if (!(await complete(tx, outcome).catch(storeFailed))) {
-        ended = { kind: 'lost' }
-        throw ROLL_BACK
-      }
-      signal.throwIfAborted()
-      ended = { kind: 'committed', value, outcome }
+      onCommitting()
+      const { value, outcome } = end
+      return { value, completion: outcome && claim && { ...claim, outcome } }
     } catch (error) {
-      endTurn()
       endTurn = startTurn('rollback')
-      failure ??= { error }
+      failure = { error }
       throw error
     }
   }
 
-  /** The store gets its error as it was, to see whether the work may be run again; everybody else gets ours. */
-  function storeFailed(cause: unknown): never {
-    failure = { error: new StoreUnavailableError('The store failed at "complete"', { cause }) }
-    throw cause
-  }
-
   const running = store.transaction(attempt, { ...settings, signal })
   try {
-    await Promise.race([running, rejectionOf(signal, running)])
+    const result = await Promise.race([running, rejectionOf(signal, running)])
+    if (!result.committed) return { kind: 'lost' }
+    const outcome = ended?.outcome
+    return { kind: 'committed', value: result.value, outcome: outcome === 'roll-back' ? undefined : outcome }
   } catch (error) {
-    // Once the work is done, all that can fail is the commit. Before, it certainly was not asked for.
-    if (ended?.kind === 'committed' && (signal.aborted || error instanceof CommitUndecidedError))
-      return { ...ended, kind: 'undecided', error }
-    if (ended !== undefined && ended.kind !== 'committed') return ended
     if (attempts === 0 && !signal.aborted)
       throw new StoreUnavailableError('The store failed at "begin"', { cause: error })
-    throw failure === undefined ? error : failure.error
+    if (failure !== undefined) {
+      if (failure.error === ROLL_BACK && ended !== undefined)
+        return { kind: 'rolled-back', value: ended.value }
+      throw failure.error
+    }
+    // Once the work is done, all that can fail is the commit. Before, it certainly was not asked for.
+    const isUndecided = ended !== undefined && (signal.aborted || error instanceof CommitUndecidedError)
+    if (isUndecided && ended !== undefined) return { kind: 'undecided', value: ended.value, error }
+    throw error
   } finally {
     endTurn()
   }
-  if (ended === undefined) throw new Error('The store did not run the work of a transaction')
-  return ended
 }
 
 /** Unwinds a transaction that is to roll back. Nobody outside sees it. */

@@ -138,6 +138,8 @@ class HeldExchange<TRequest> implements Exchange {
     capture: (value: T) => CapturedAnswer | Promise<CapturedAnswer>,
   ): Promise<T> {
     let thrown: unknown
+    let answer: GivenAnswer | 'too-long' = 'too-long'
+    let outcome: Outcome | undefined
     try {
       const ended = await this.#parts.execution.transaction<T>(async (client) => {
         const value = await work(client).catch((error: unknown) => {
@@ -145,12 +147,15 @@ class HeldExchange<TRequest> implements Exchange {
           throw error
         })
         const captured = await capture(value)
-        const isUndone = this.#isForgotten || captured.status >= 400
-        return { value, outcome: isUndone ? 'roll-back' : this.#outcomeOf(captured) }
+        if (this.#isForgotten || captured.status >= 400) return { value, outcome: 'roll-back' }
+        outcome = this.#outcomeOf(captured)
+        answer = this.#givenOf(captured)
+        return { value, outcome }
       })
       if (ended.kind === 'committed') {
         this.#isOpen = false
-        this.committed = keptOf(ended.outcome) ?? 'too-long'
+        const isOwn = ended.outcome === outcome || ended.outcome === undefined
+        this.committed = isOwn ? answer : (keptOf(ended.outcome) ?? 'too-long')
       } else this.#hasRolledBack = true
       return ended.value
     } catch (error) {
@@ -272,6 +277,11 @@ class HeldExchange<TRequest> implements Exchange {
   #outcomeOf({ status, headers, body, isText }: CapturedAnswer): Outcome {
     const kept = body === 'too-long' ? 'not-kept' : body
     return outcomeOf({ status, headers: this.#parts.settings.keptHeaders(headers), body: kept, isText })
+  }
+
+  #givenOf({ status, headers, body, isText }: CapturedAnswer): GivenAnswer | 'too-long' {
+    if (body === 'too-long') return body
+    return { status, headers: this.#parts.settings.keptHeaders(headers), body, isText, replayed: false }
   }
 
   #keep(outcome: Outcome): Promise<Answer> {

@@ -8,15 +8,23 @@ export interface PostgresDriver {
   /** Runs a text of several statements without values, as one transaction. */
   execute(text: string): Promise<void>
   /**
-   * Runs `work` in a transaction, and commits it when `work` resolves. When `work` rejects it rolls back, and hands the
-   * rejection on. When the signal aborts, it rolls back by giving the connection up, where it has one to give up.
+   * Runs `work` in a transaction, and commits it when `work` resolves: with its last statement, in one round trip where
+   * the client can. When `work` rejects or the last statement fails, it rolls back, and hands the rejection on. When the
+   * signal aborts, it rolls back by giving the connection up, where it has one to give up.
    *
    * @throws {CommitUndecidedError} when the commit was asked for and its answer never came.
    */
   transaction<T>(
     settings: TransactionSettings,
-    work: (transaction: DriverTransaction) => Promise<T>,
+    work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
   ): Promise<T>
+}
+
+/** What the work of a transaction came to. */
+export interface DriverEnd<T> {
+  readonly value: T
+  /** A statement without values that comes right before the commit, or `undefined`. */
+  readonly last: string | undefined
 }
 
 /** A transaction on one connection. */
@@ -115,7 +123,7 @@ async function connect(pool: PostgresPool, signal: AbortSignal): Promise<Postgre
 async function runOn<T>(
   connection: PostgresConnection,
   settings: TransactionSettings,
-  work: (transaction: DriverTransaction) => Promise<T>,
+  work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
 ): Promise<T> {
   const { signal } = settings
   let isOurs = true
@@ -143,15 +151,15 @@ async function runOn<T>(
   }
   try {
     await begin()
-    let value: T
+    let end: DriverEnd<T>
     try {
-      value = await work(transaction)
+      end = await work(transaction)
     } catch (error) {
       await rollBack()
       throw error
     }
-    await commit()
-    return value
+    await commit(end.last)
+    return end.value
   } finally {
     signal.removeEventListener('abort', onAbort)
     giveBack(broken)
@@ -177,16 +185,22 @@ async function runOn<T>(
     }
   }
 
-  async function commit(): Promise<void> {
-    let result: PostgresResult
+  async function commit(last: string | undefined): Promise<void> {
+    let result: PostgresResult | readonly PostgresResult[]
     try {
-      result = await connection.query('commit')
+      result = await connection.query(last === undefined ? 'commit' : `${last}; commit`)
     } catch (cause) {
-      if (isRefusal(cause)) throw cause
-      giveBack(asError(cause))
-      throw new CommitUndecidedError({ cause })
+      if (!isRefusal(cause)) {
+        giveBack(asError(cause))
+        throw new CommitUndecidedError({ cause })
+      }
+      // After a refused commit there is nothing to roll back, after a failed last statement there is.
+      await rollBack()
+      throw cause
     }
-    assertCommitted(result.command)
+    assertCommitted(
+      Array.isArray(result) ? (result as readonly PostgresResult[]).at(-1) : (result as PostgresResult),
+    )
   }
 }
 
@@ -220,8 +234,8 @@ export function isRefusal(error: unknown): boolean {
  *
  * @throws when nothing was committed.
  */
-function assertCommitted(command: string | undefined): void {
-  if (command !== 'ROLLBACK') return
+function assertCommitted(result: PostgresResult | undefined): void {
+  if (result?.command !== 'ROLLBACK') return
   throw new Error(
     'The transaction was rolled back: one of its statements had failed, and its error was ignored',
   )

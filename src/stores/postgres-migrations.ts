@@ -1,4 +1,5 @@
 import { claimFunction } from './postgres-claim.js'
+import { completeFunction } from './postgres-complete.js'
 
 /** The names of the store's tables, quoted and with their schema. */
 export interface TableNames {
@@ -10,6 +11,8 @@ export interface TableNames {
   readonly expiryIndex: string
   /** The function that claims, with its schema. */
   readonly claim: string
+  /** The function that completes in a transaction, with its schema. */
+  readonly complete: string
   /** The table of records as a literal: what it is called among the migrations. */
   readonly literal: string
 }
@@ -38,6 +41,7 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
     ) with (fillfactor = 80);
     create index ${names.expiryIndex} on ${names.table} (expires_at);
     ${claimFunction(names)}
+    ${completeFunction(names)}
   `,
 ]
 

@@ -1,3 +1,5 @@
+import type { Completion } from '../contract/store.js'
+import { completeOrFailText } from './postgres-complete.js'
 import type { TableNames } from './postgres-migrations.js'
 
 /** What a statement says about a record that is there, as columns of `FoundRow`. */
@@ -36,7 +38,11 @@ export const SWEEP_BATCH = 1000
  * The statements of a store, for its table. Each is one step, and gives a row for what it changed: clients differ in how
  * they count, and agree about rows.
  */
-export function createStatements({ table, claim: claimName }: Pick<TableNames, 'table' | 'claim'>) {
+export function createStatements({
+  table,
+  claim: claimName,
+  complete: completeName,
+}: Pick<TableNames, 'table' | 'claim' | 'complete'>) {
   return {
     /**
      * Claims the record, or reads it: a function of the database, so that it is planned once a connection, whether the
@@ -80,6 +86,9 @@ update ${table} r set
   completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$3')}
 where r.id = $1::text and r.token = $2::text and r.status = 'running' and ${IS_LIVE}
 returning 1 as done`,
+
+    /** As `completeOnce`, as a text without values that fails with `CLAIM_LOST` where nothing is kept. */
+    completeOrFail: (completion: Completion) => completeOrFailText(completeName, completion),
 
     /** Gives the claim back. $1 id, $2 token. One row when released. */
     release: `

@@ -7,12 +7,21 @@ import type {
   RecordMeta,
   StatementResult,
   StoredRecord,
+  TransactionEnd,
 } from '../contract/store.js'
-import { type PostgresDriver, type PostgresPool, poolDriver } from './postgres-driver.js'
+import { CLAIM_LOST } from './postgres-complete.js'
+import {
+  type DriverEnd,
+  type DriverTransaction,
+  type PostgresDriver,
+  type PostgresPool,
+  poolDriver,
+} from './postgres-driver.js'
 import { LATEST_MIGRATION, migrationStatements, type TableNames } from './postgres-migrations.js'
 import { createStatements, type FoundRow, SWEEP_BATCH } from './postgres-statements.js'
 
 export type {
+  DriverEnd,
   DriverTransaction,
   PostgresConnection,
   PostgresDriver,
@@ -99,6 +108,20 @@ export function postgresStore(
     return rowsOf(await execute(statements.completeOnce, values)).length === 1
   }
 
+  async function runWork<T>(
+    transaction: DriverTransaction,
+    work: (client: unknown) => Promise<TransactionEnd<T>>,
+  ): Promise<DriverEnd<T>> {
+    const { value, completion } = await work(transaction.client)
+    if (completion === undefined) return { value, last: undefined }
+    const last = statements.completeOrFail(completion)
+    if (last !== undefined) return { value, last }
+    const { id, token, outcome, ttlMs } = completion
+    const execute: ExecuteStatement = (text, values) => transaction.query(text, values, prepare)
+    if (await completeIn(execute, id, token, outcome, ttlMs)) return { value, last: undefined }
+    throw Object.assign(new Error('The claim was lost'), { code: CLAIM_LOST })
+  }
+
   async function appliedMigration(): Promise<number> {
     const rows = await query(
       `select coalesce(max(version), 0)::int as version from ${names.migrations} where records = ${names.literal}`,
@@ -150,14 +173,10 @@ export function postgresStore(
     async transaction(work, settings) {
       for (let attempt = 1; ; attempt += 1) {
         try {
-          return await driver.transaction(settings, (transaction) =>
-            work({
-              client: transaction.client,
-              complete: (...args) =>
-                completeIn((text, values) => transaction.query(text, values, prepare), ...args),
-            }),
-          )
+          const value = await driver.transaction(settings, (transaction) => runWork(transaction, work))
+          return { committed: true, value }
         } catch (error) {
+          if (isClaimLost(error)) return { committed: false }
           if (attempt >= settings.attempts || !isConflict(error) || settings.signal.aborted) throw error
           await pause(repeatDelayMs(attempt))
         }
@@ -267,6 +286,7 @@ function tableNames({ schema, table = 'oncekey_records' }: PostgresStoreOptions)
     migrations: `${within}oncekey_migrations`,
     expiryIndex: quoted(`${table}_expiry`),
     claim: within + quoted(`${table}_claim`),
+    complete: within + quoted(`${table}_compl`),
     literal: `'${table.replaceAll("'", "''")}'`,
   }
 }
@@ -317,6 +337,11 @@ function refuseUnknownFormat({ format }: FoundRow): void {
   throw new StoreUnfitError(
     'Postgres holds a record that a newer version of oncekey wrote: update this service',
   )
+}
+
+/** Whether a transaction was rolled back because its token no longer holds the claim. */
+function isClaimLost(error: unknown): boolean {
+  return (error as { readonly code?: unknown } | null)?.code === CLAIM_LOST
 }
 
 /** Whether the database refused something only for what others did at the same time, and did nothing. */

@@ -1,5 +1,12 @@
 import assert from 'node:assert/strict'
-import type { IdempotencyStore, StoreTransaction, TransactionSettings } from '../contract/store.js'
+import { randomBytes } from 'node:crypto'
+import type {
+  Completion,
+  IdempotencyStore,
+  TransactionEnd,
+  TransactionResult,
+  TransactionSettings,
+} from '../contract/store.js'
 import type { StoreContractCase } from './store-contract.js'
 import { aClaim, anOutcome, assertOutcome, aToken, HOUR, lapsed } from './store-fixtures.js'
 
@@ -13,11 +20,7 @@ export const transactionContract: readonly StoreContractCase[] = [
     async run(store) {
       const claim = aClaim()
       await store.claim(claim)
-      const returned = await inTransaction(store, async (tx) => {
-        assert.equal(await tx.complete(claim.id, claim.token, anOutcome(), HOUR), true)
-        return 'returned'
-      })
-      assert.equal(returned, 'returned')
+      assert.deepEqual(await complete(store, claim), { committed: true, value: 'done' })
       const found = await store.find(claim.id)
       assert.ok(found?.status === 'completed')
       assertOutcome(found.outcome, anOutcome())
@@ -37,7 +40,7 @@ export const transactionContract: readonly StoreContractCase[] = [
       async run(store) {
         const claim = aClaim()
         await store.claim(claim)
-        await inTransaction(store, (tx) => tx.complete(claim.id, claim.token, outcome, HOUR))
+        await complete(store, claim, { outcome })
         const found = await store.find(claim.id)
         assert.ok(found?.status === 'completed')
         assertOutcome(found.outcome, outcome)
@@ -45,13 +48,12 @@ export const transactionContract: readonly StoreContractCase[] = [
     }),
   ),
   {
-    name: 'rolls the outcome back when the work rejects, and rejects with the same',
+    name: 'keeps nothing when the work rejects, and rejects with the same',
     async run(store) {
       const claim = aClaim()
       await store.claim(claim)
       const failure = new Error('the work failed')
-      const running = inTransaction(store, async (tx) => {
-        await tx.complete(claim.id, claim.token, anOutcome(), HOUR)
+      const running = inTransaction(store, async () => {
         throw failure
       })
       await assert.rejects(running, (error) => error === failure)
@@ -64,8 +66,7 @@ export const transactionContract: readonly StoreContractCase[] = [
     async run(store) {
       const claim = aClaim()
       await store.claim(claim)
-      const held = await inTransaction(store, (tx) => tx.complete(claim.id, aToken(), anOutcome(), HOUR))
-      assert.equal(held, false)
+      assert.deepEqual(await complete(store, claim, { token: aToken() }), { committed: false })
       assert.equal((await store.find(claim.id))?.status, 'running')
     },
   },
@@ -74,13 +75,29 @@ export const transactionContract: readonly StoreContractCase[] = [
     async run(store) {
       const claim = aClaim()
       await store.claim(claim)
-      const complete = (head: string) =>
-        inTransaction(store, (tx) => tx.complete(claim.id, claim.token, anOutcome({ head }), HOUR))
-      assert.equal(await complete('first'), true)
-      assert.equal(await complete('second'), false)
+      const first = await complete(store, claim, { outcome: anOutcome({ head: 'first' }) })
+      const second = await complete(store, claim, { outcome: anOutcome({ head: 'second' }) })
+      assert.deepEqual([first.committed, second.committed], [true, false])
       const found = await store.find(claim.id)
       assert.ok(found?.status === 'completed')
       assertOutcome(found.outcome, anOutcome({ head: 'first' }))
+    },
+  },
+  {
+    name: 'refuses a large body as well, for a token that does not hold the id',
+    async run(store) {
+      const claim = aClaim()
+      await store.claim(claim)
+      const outcome = anOutcome({ body: randomBytes(256 * 1024) })
+      assert.deepEqual(await complete(store, claim, { token: aToken(), outcome }), { committed: false })
+      assert.equal((await store.find(claim.id))?.status, 'running')
+    },
+  },
+  {
+    name: 'commits a transaction that completes nothing',
+    async run(store) {
+      const plain = await inTransaction(store, async () => ({ value: 'plain', completion: undefined }))
+      assert.deepEqual(plain, { committed: true, value: 'plain' })
     },
   },
   {
@@ -89,8 +106,7 @@ export const transactionContract: readonly StoreContractCase[] = [
       const claim = aClaim()
       await store.claim(claim)
       await store.release(claim.id, claim.token)
-      const held = await inTransaction(store, (tx) => tx.complete(claim.id, claim.token, anOutcome(), HOUR))
-      assert.equal(held, false)
+      assert.deepEqual(await complete(store, claim), { committed: false })
       assert.equal(await store.find(claim.id), undefined)
     },
   },
@@ -98,8 +114,7 @@ export const transactionContract: readonly StoreContractCase[] = [
     name: 'lets a lapsed claim that nobody took complete',
     async run(store) {
       const claim = await lapsed(store)
-      const held = await inTransaction(store, (tx) => tx.complete(claim.id, claim.token, anOutcome(), HOUR))
-      assert.equal(held, true)
+      assert.equal((await complete(store, claim)).committed, true)
     },
   },
   {
@@ -108,10 +123,8 @@ export const transactionContract: readonly StoreContractCase[] = [
       const first = await lapsed(store)
       const second = aClaim({ id: first.id, takeOver: true })
       assert.equal((await store.claim(second)).status, 'acquired')
-      const complete = (token: string) =>
-        inTransaction(store, (tx) => tx.complete(first.id, token, anOutcome(), HOUR))
-      assert.equal(await complete(first.token), false)
-      assert.equal(await complete(second.token), true)
+      assert.equal((await complete(store, first)).committed, false)
+      assert.equal((await complete(store, second)).committed, true)
     },
   },
   {
@@ -120,7 +133,7 @@ export const transactionContract: readonly StoreContractCase[] = [
       const claim = aClaim({ mayBeLost: true })
       assert.deepEqual(await store.claim(claim), { status: 'acquired', fence: 1 })
       assert.equal((await store.claim(aClaim({ id: claim.id, mayBeLost: true }))).status, 'running')
-      await inTransaction(store, (tx) => tx.complete(claim.id, claim.token, anOutcome(), HOUR))
+      await complete(store, claim)
       assert.equal((await store.claim(aClaim({ id: claim.id, mayBeLost: true }))).status, 'completed')
     },
   },
@@ -131,23 +144,30 @@ export const transactionContract: readonly StoreContractCase[] = [
         const claim = aClaim()
         await store.claim(claim)
         const settings = { isolation, lockTimeoutMs: 1000 }
-        const held = await inTransaction(
-          store,
-          (tx) => tx.complete(claim.id, claim.token, anOutcome(), HOUR),
-          settings,
-        )
-        assert.equal(held, true)
+        assert.equal((await complete(store, claim, {}, settings)).committed, true)
         assert.equal((await store.find(claim.id))?.status, 'completed')
       },
     }),
   ),
 ]
 
+/** A transaction that does nothing but complete a claim. */
+function complete(
+  store: IdempotencyStore,
+  claim: Pick<Completion, 'id' | 'token'>,
+  given: Partial<Completion> = {},
+  settings: Partial<TransactionSettings> = {},
+): Promise<TransactionResult<string>> {
+  const { id, token } = claim
+  const completion = { id, token, outcome: anOutcome(), ttlMs: HOUR, ...given }
+  return inTransaction(store, async () => ({ value: 'done', completion }), settings)
+}
+
 function inTransaction<T>(
   store: IdempotencyStore,
-  work: (tx: StoreTransaction) => Promise<T>,
+  work: () => Promise<TransactionEnd<T>>,
   settings: Partial<TransactionSettings> = {},
-): Promise<T> {
+): Promise<TransactionResult<T>> {
   assert.ok(store.transaction, 'the store has transactions')
   const { signal } = new AbortController()
   return store.transaction(work, {

@@ -209,16 +209,14 @@ describeWith(['postgres'], 'run, with a transaction', () => {
 
   it('waits for a commit that is on its way, and does not let a retry run beside it', async () => {
     const engine = anEngine()
-    line.disturbCommit('stalls')
+    line.disturbCommit('stalls-between')
     // The record is locked by the transaction whose commit stalls: whoever decides has to wait for its end.
     const first = pay(engine, 'stalled').catch((error: unknown) => error)
     await expect.poll(types).toContain('commit-undecided')
     line.goOn()
     const answer = await first
-    expect([
-      { paid: true, fence: 1 },
-      expect.objectContaining({ code: 'IDEMPOTENCY_COMMIT_UNDECIDED' }),
-    ]).toContainEqual(answer)
+    const undecided = expect.objectContaining({ code: 'IDEMPOTENCY_COMMIT_UNDECIDED' })
+    expect([{ paid: true, fence: 1 }, undecided]).toContainEqual(answer)
     await expect
       .poll(() => pay(engine, 'stalled').catch(() => undefined), { timeout: 10_000 })
       .toEqual({
@@ -226,6 +224,26 @@ describeWith(['postgres'], 'run, with a transaction', () => {
         fence: 1,
       })
     expect(await money.transfers()).toEqual(['stalled'])
+  })
+
+  it('does not let a commit happen that arrives after it was decided that it did not', async () => {
+    const engine = anEngine()
+    const attempt = () =>
+      engine.run({ scope: 'acme', key: 'too late' }, ({ transaction }) =>
+        transaction(async (tx) => {
+          // Nothing that the second attempt would wait for.
+          await tx.query(
+            `insert into ${money.schema}.transfers (key, payee, amount) values ('late', 'bob', 1)`,
+          )
+          return 'paid'
+        }),
+      )
+    line.disturbCommit('stalls')
+    await expect(attempt()).rejects.toMatchObject({ code: 'IDEMPOTENCY_STORE_UNAVAILABLE' })
+    expect(await attempt()).toBe('paid')
+    line.goOn()
+    await expect.poll(() => pool.idleCount === pool.totalCount, { timeout: 10_000 }).toBe(true)
+    expect(await money.transfers()).toEqual(['late'])
   })
 
   it('is rolled back when another run took its place, and gives the value that the other kept', async () => {
