@@ -101,9 +101,12 @@ async function holdingBack<T>(state: RequestState, reply: FastifyReply, work: ()
 }
 
 function letGo(state: RequestState, reply: FastifyReply): void {
-  Reflect.deleteProperty(reply, 'send')
-  Reflect.deleteProperty(reply, 'then')
+  if (!state.isInTransaction) return
   state.isInTransaction = false
+  // Put back, and not deleted: an object that loses properties is slow from then on.
+  const { send, then } = Object.getPrototypeOf(reply) as FastifyReply
+  // biome-ignore lint/suspicious/noThenProperty: it is put back
+  Object.assign(reply, { send, then })
 }
 
 async function answerOf(

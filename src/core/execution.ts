@@ -206,6 +206,7 @@ class HeldExecution implements LiveExecution {
   async transaction<T>(work: TransactionWork<T>): Promise<EndedTransaction<T>> {
     this.#refuseMisuse('transaction()')
     const { subject, token, fence, policy } = this.#claim
+    const { store, call } = this.#context
     const giveUp = new AbortController()
     this.#giveUp = giveUp
     const rolledBack = (why: 'failed' | 'asked' | 'lost'): void =>
@@ -214,7 +215,8 @@ class HeldExecution implements LiveExecution {
     try {
       ended = await transact(
         {
-          ...this.#context,
+          store,
+          call,
           settings: policy.transaction,
           giveUp,
           claim: { id: subject.id, token, ttlMs: policy.ttlMs },

@@ -1,4 +1,5 @@
 import type { TableNames } from './postgres-migrations.js'
+import { bucketOf, foundText } from './postgres-record.js'
 
 /** Columns that begin anew when an id is claimed again after its record has expired. */
 const BEGUN_ANEW = [
@@ -18,7 +19,7 @@ const BEGUN_ANEW = [
 const CLAIM_ATTEMPTS = 10
 
 /**
- * The function that claims a record, or reads it. It gives one row: `acquired` with the fence, or else what is there.
+ * The function that claims a record, or reads it. It gives one row: `acquired` with the fence, or else `existing` and `body`.
  * A new record costs one insert; a record that only answers is read without a lock and without a write.
  */
 export function claimFunction({ table, claim }: TableNames): string {
@@ -35,10 +36,7 @@ export function claimFunction({ table, claim }: TableNames): string {
 create or replace function ${claim}(
   p_id text, p_token text, p_fingerprint text, p_lease_ms float8, p_ttl_ms float8, p_take_over boolean,
   p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean
-) returns table (
-  acquired float8, format smallint, status text, fingerprint text, fence float8,
-  key text, route text, scope text, first_seen_at float8,
-  lease_left_ms float8, age_ms float8, expires_in_ms float8, result text, head text, body bytea
+) returns table (acquired float8, existing text, body bytea
 ) language plpgsql as $claim$
 #variable_conflict use_column
 declare
@@ -51,9 +49,10 @@ begin
   end if;
   for attempt in 1..${CLAIM_ATTEMPTS} loop
     insert into ${table}
-      (id, token, fingerprint, lease_until, expires_at, scope, key, route, first_seen_at, status, fence)
+      (id, token, fingerprint, lease_until, expires_at, expiry_bucket, scope, key, route, first_seen_at, status, fence)
     values (
       p_id, p_token, p_fingerprint, clock_timestamp() + lease, clock_timestamp() + remembered,
+      ${bucketOf('clock_timestamp() + remembered')},
       p_scope, p_key, p_route, p_first_seen_at::bigint, 'running', 1
     )
     on conflict do nothing;
@@ -65,19 +64,17 @@ begin
     select * into r from ${table} t where t.id = p_id;
     continue when not found;
     if ${isLive} and not ${isOurs} then
-      return query select
-        null::float8, r.format, r.status, r.fingerprint, r.fence::float8, r.key, r.route, r.scope, r.first_seen_at::float8,
-        extract(epoch from r.lease_until - clock_timestamp())::float8 * 1000,
-        extract(epoch from clock_timestamp() - r.completed_at)::float8 * 1000,
-        extract(epoch from r.expires_at - clock_timestamp())::float8 * 1000,
-        r.result, r.head, r.body;
+      existing := ${foundText('r')};
+      body := r.body;
+      return next;
       return;
     end if;
     update ${table} r set
       fence = case when not ${isLive} then 1 when r.token = p_token then r.fence else r.fence + 1 end,
       ${anew.join(', ')},
       format = 1, status = 'running', token = p_token,
-      lease_until = clock_timestamp() + lease, expires_at = clock_timestamp() + remembered
+      lease_until = clock_timestamp() + lease, expires_at = clock_timestamp() + remembered,
+      expiry_bucket = ${bucketOf('clock_timestamp() + remembered')}
     where r.id = p_id and (not ${isLive} or ${isOurs})
     returning r.fence::float8 into acquired;
     if found then

@@ -1,5 +1,6 @@
 import type { Completion } from '../contract/store.js'
 import type { TableNames } from './postgres-migrations.js'
+import { bucketOf } from './postgres-record.js'
 
 /** The SQLSTATE that the completing function raises when its token no longer holds a running claim. */
 export const CLAIM_LOST = 'OK001'
@@ -16,7 +17,8 @@ create or replace function ${complete}(
 begin
   update ${table} r set
     status = 'completed', result = p_result, head = convert_from(p_head, 'UTF8'), body = p_body,
-    completed_at = clock_timestamp(), expires_at = clock_timestamp() + p_ttl_ms * interval '1 millisecond'
+    completed_at = clock_timestamp(), expires_at = clock_timestamp() + p_ttl_ms * interval '1 millisecond',
+    expiry_bucket = ${bucketOf(`clock_timestamp() + p_ttl_ms * interval '1 millisecond'`)}
   where r.id = p_id and r.token = p_token and r.status = 'running' and r.expires_at > clock_timestamp();
   if not found then
     raise exception 'The claim was lost' using errcode = '${CLAIM_LOST}';

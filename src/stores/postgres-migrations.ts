@@ -37,9 +37,10 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
       body bytea,
       created_at timestamptz not null default clock_timestamp(),
       completed_at timestamptz,
-      expires_at timestamptz not null
-    ) with (fillfactor = 80);
-    create index ${names.expiryIndex} on ${names.table} (expires_at);
+      expires_at timestamptz not null,
+      expiry_bucket int not null
+    ) with (fillfactor = 50);
+    create index ${names.expiryIndex} on ${names.table} (expiry_bucket);
     ${claimFunction(names)}
     ${completeFunction(names)}
   `,

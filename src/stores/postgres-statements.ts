@@ -1,33 +1,7 @@
 import type { Completion } from '../contract/store.js'
 import { completeOrFailText } from './postgres-complete.js'
 import type { TableNames } from './postgres-migrations.js'
-
-/** What a statement says about a record that is there, as columns of `FoundRow`. */
-const FOUND = `
-  r.format, r.status, r.fingerprint, r.fence::float8 as fence,
-  r.key, r.route, r.scope, r.first_seen_at::float8 as first_seen_at,
-  extract(epoch from r.lease_until - clock_timestamp())::float8 * 1000 as lease_left_ms,
-  extract(epoch from clock_timestamp() - r.completed_at)::float8 * 1000 as age_ms,
-  extract(epoch from r.expires_at - clock_timestamp())::float8 * 1000 as expires_in_ms,
-  r.result, r.head, r.body`
-
-/** A row of `FOUND`. */
-export interface FoundRow {
-  readonly format: number
-  readonly status: 'running' | 'completed'
-  readonly fingerprint: string
-  readonly fence: number
-  readonly key: string
-  readonly route: string
-  readonly scope: string
-  readonly first_seen_at: number
-  readonly lease_left_ms: number
-  readonly age_ms: number
-  readonly expires_in_ms: number
-  readonly result: 'succeeded' | 'failed'
-  readonly head: string
-  readonly body: Uint8Array | null
-}
+import { bucketOf, foundText } from './postgres-record.js'
 
 const IS_LIVE = 'r.expires_at > clock_timestamp()'
 
@@ -57,7 +31,8 @@ export function createStatements({
     renew: `
 update ${table} r set
   lease_until = clock_timestamp() + ${ms('$3')},
-  expires_at = greatest(r.expires_at, clock_timestamp() + ${ms('$3')})
+  expires_at = greatest(r.expires_at, clock_timestamp() + ${ms('$3')}),
+  expiry_bucket = greatest(r.expiry_bucket, ${bucketOf(`clock_timestamp() + ${ms('$3')}`)})
 where r.id = $1 and r.token = $2 and r.status = 'running' and ${IS_LIVE}
 returning 1 as done`,
 
@@ -72,6 +47,8 @@ update ${table} r set
   body = case when r.status = 'running' then $6::bytea else r.body end,
   completed_at = case when r.status = 'running' then clock_timestamp() else r.completed_at end,
   expires_at = case when r.status = 'running' then clock_timestamp() + ${ms('$3')} else r.expires_at end,
+  expiry_bucket = case
+    when r.status = 'running' then ${bucketOf(`clock_timestamp() + ${ms('$3')}`)} else r.expiry_bucket end,
   status = 'completed'
 where r.id = $1 and r.token = $2 and ${IS_LIVE}
 returning 1 as done`,
@@ -83,7 +60,8 @@ returning 1 as done`,
     completeOnce: `
 update ${table} r set
   status = 'completed', result = $4::text, head = $5::text, body = $6::bytea,
-  completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$3')}
+  completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$3')},
+  expiry_bucket = ${bucketOf(`clock_timestamp() + ${ms('$3')}`)}
 where r.id = $1::text and r.token = $2::text and r.status = 'running' and ${IS_LIVE}
 returning 1 as done`,
 
@@ -104,7 +82,7 @@ with removed as (
 select 1 as done from removed union all select 1 from lapsed`,
 
     /** Reads the record. $1 id. Gives a `FoundRow`, or nothing. */
-    find: `select ${FOUND} from ${table} r where r.id = $1 and ${IS_LIVE}`,
+    find: `select ${foundText('r')} as existing, r.body from ${table} r where r.id = $1 and ${IS_LIVE}`,
 
     /** Removes an unknown record. $1 id. One row when removed. */
     settleByRelease: `
@@ -116,7 +94,8 @@ returning 1 as done`,
     settleByOutcome: `
 update ${table} r set
   status = 'completed', token = null, result = $3, head = $4, body = $5::bytea,
-  completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$2')}
+  completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$2')},
+  expiry_bucket = ${bucketOf(`clock_timestamp() + ${ms('$2')}`)}
 where r.id = $1 and r.status = 'running' and r.lease_until <= clock_timestamp() and ${IS_LIVE}
 returning 1 as done`,
 
@@ -129,8 +108,10 @@ with turn as materialized (
   select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as is_ours
 ), expired as (
   select r.id from ${table} r
-  where (select is_ours from turn) and r.expires_at <= (select clock_timestamp())
-  order by r.expires_at
+  where (select is_ours from turn)
+    and r.expiry_bucket <= (select ${bucketOf('clock_timestamp()')})
+    and r.expires_at <= (select clock_timestamp())
+  order by r.expiry_bucket
   limit ${SWEEP_BATCH}
   for update skip locked
 ), gone as (

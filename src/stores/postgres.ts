@@ -1,12 +1,9 @@
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
 import type {
-  ClaimResult,
   ExecuteStatement,
   IdempotencyStore,
   Outcome,
-  RecordMeta,
   StatementResult,
-  StoredRecord,
   TransactionEnd,
 } from '../contract/store.js'
 import { CLAIM_LOST } from './postgres-complete.js'
@@ -18,7 +15,8 @@ import {
   poolDriver,
 } from './postgres-driver.js'
 import { LATEST_MIGRATION, migrationStatements, type TableNames } from './postgres-migrations.js'
-import { createStatements, type FoundRow, SWEEP_BATCH } from './postgres-statements.js'
+import { asClaimResult, asStoredRecord, type FoundRow } from './postgres-record.js'
+import { createStatements, SWEEP_BATCH } from './postgres-statements.js'
 
 export type {
   DriverEnd,
@@ -61,7 +59,6 @@ export interface PostgresStore extends IdempotencyStore {
   migrationSql(): string
 }
 
-const FORMAT = 1
 const OLDEST_SERVER = 130_000
 const CONFLICT_ATTEMPTS = 10
 const FIRST_REPEAT_MS = 5
@@ -303,40 +300,6 @@ function assertIdentifier(option: string, name: unknown): void {
 
 function quoted(identifier: string): string {
   return `"${identifier.replaceAll('"', '""')}"`
-}
-
-function asClaimResult(row: FoundRow): ClaimResult {
-  refuseUnknownFormat(row)
-  const { fingerprint, fence } = row
-  if (row.status === 'completed')
-    return { status: 'completed', fingerprint, outcome: outcomeOf(row), ageMs: Math.max(0, row.age_ms) }
-  if (row.lease_left_ms > 0) return { status: 'running', fingerprint, leaseLeftMs: row.lease_left_ms }
-  return { status: 'unknown', fingerprint, fence, meta: metaOf(row) }
-}
-
-function asStoredRecord(id: string, row: FoundRow): StoredRecord {
-  refuseUnknownFormat(row)
-  const { fingerprint, fence, expires_in_ms: expiresInMs } = row
-  const base = { id, fingerprint, fence, meta: metaOf(row), expiresInMs }
-  if (row.status === 'completed')
-    return { ...base, status: 'completed', outcome: outcomeOf(row), ageMs: Math.max(0, row.age_ms) }
-  if (row.lease_left_ms > 0) return { ...base, status: 'running', leaseLeftMs: row.lease_left_ms }
-  return { ...base, status: 'unknown' }
-}
-
-function outcomeOf({ result, head, body }: FoundRow) {
-  return { result, head, body }
-}
-
-function metaOf({ key, route, scope, first_seen_at: firstSeenAt }: FoundRow): RecordMeta {
-  return { key, route, scope, firstSeenAt }
-}
-
-function refuseUnknownFormat({ format }: FoundRow): void {
-  if (format === FORMAT) return
-  throw new StoreUnfitError(
-    'Postgres holds a record that a newer version of oncekey wrote: update this service',
-  )
 }
 
 /** Whether a transaction was rolled back because its token no longer holds the claim. */

@@ -1,0 +1,92 @@
+import { StoreUnfitError } from '../contract/errors.js'
+import type { ClaimResult, Outcome, RecordMeta, StoredRecord } from '../contract/store.js'
+
+/** The format of records that this version writes. */
+const FORMAT = 1
+
+/** How many seconds of expiry share one entry of the index that sweeping uses. */
+const BUCKET_SECONDS = 10
+
+/**
+ * When a record expires, coarsely. It is what is indexed: a completion makes the expiry a little later, and an update that
+ * changes no indexed column leaves every index alone.
+ */
+export function bucketOf(expiresAt: string): string {
+  return `floor(extract(epoch from ${expiresAt}) / ${BUCKET_SECONDS})::int`
+}
+
+/** What a statement says about a record that is there, but for its body: JSON, since each column of a row has its cost. */
+export function foundText(row: string): string {
+  const msUntil = (at: string): string =>
+    `extract(epoch from ${row}.${at} - clock_timestamp())::float8 * 1000`
+  return `json_build_object(
+  'format', ${row}.format, 'status', ${row}.status, 'fingerprint', ${row}.fingerprint, 'fence', ${row}.fence,
+  'key', ${row}.key, 'route', ${row}.route, 'scope', ${row}.scope, 'firstSeenAt', ${row}.first_seen_at,
+  'leaseLeftMs', ${msUntil('lease_until')}, 'ageMs', -(${msUntil('completed_at')}), 'expiresInMs', ${msUntil('expires_at')},
+  'result', ${row}.result, 'head', ${row}.head
+)::text`
+}
+
+/** A row with `foundText` and the body. */
+export interface FoundRow {
+  readonly existing: string
+  readonly body: Uint8Array | null
+}
+
+interface Found {
+  readonly format: number
+  readonly status: 'running' | 'completed'
+  readonly fingerprint: string
+  readonly fence: number
+  readonly key: string
+  readonly route: string
+  readonly scope: string
+  readonly firstSeenAt: number
+  readonly leaseLeftMs: number
+  readonly ageMs: number
+  readonly expiresInMs: number
+  readonly result: Outcome['result']
+  readonly head: string
+}
+
+/** What a claim found that did not acquire it. */
+export function asClaimResult(row: FoundRow): ClaimResult {
+  const found = read(row)
+  const { fingerprint, fence, leaseLeftMs } = found
+  if (found.status === 'completed')
+    return {
+      status: 'completed',
+      fingerprint,
+      outcome: outcomeOf(found, row),
+      ageMs: Math.max(0, found.ageMs),
+    }
+  if (leaseLeftMs > 0) return { status: 'running', fingerprint, leaseLeftMs }
+  return { status: 'unknown', fingerprint, fence, meta: metaOf(found) }
+}
+
+/** A record as `find` reports it. */
+export function asStoredRecord(id: string, row: FoundRow): StoredRecord {
+  const found = read(row)
+  const { fingerprint, fence, expiresInMs, leaseLeftMs } = found
+  const base = { id, fingerprint, fence, meta: metaOf(found), expiresInMs }
+  if (found.status === 'completed')
+    return { ...base, status: 'completed', outcome: outcomeOf(found, row), ageMs: Math.max(0, found.ageMs) }
+  if (leaseLeftMs > 0) return { ...base, status: 'running', leaseLeftMs }
+  return { ...base, status: 'unknown' }
+}
+
+function read(row: FoundRow): Found {
+  const found = JSON.parse(row.existing) as Found
+  if (found.format === FORMAT) return found
+  throw new StoreUnfitError(
+    'Postgres holds a record that a newer version of oncekey wrote: update this service',
+  )
+}
+
+function outcomeOf({ result, head }: Found, { body }: FoundRow): Outcome {
+  return { result, head, body }
+}
+
+function metaOf({ key, route, scope, firstSeenAt }: Found): RecordMeta {
+  return { key, route, scope, firstSeenAt }
+}
