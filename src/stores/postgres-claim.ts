@@ -35,17 +35,18 @@ export function claimFunction({ table, claim }: TableNames): string {
   return `
 create or replace function ${claim}(
   p_id text, p_token text, p_fingerprint text, p_lease_ms float8, p_ttl_ms float8, p_take_over boolean,
-  p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean
-) returns table (acquired float8, existing text, body bytea
+  p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean,
+  out acquired float8, out existing text, out body bytea
 ) language plpgsql as $claim$
 #variable_conflict use_column
 declare
   lease interval := p_lease_ms * interval '1 millisecond';
   remembered interval := greatest(p_lease_ms, p_ttl_ms) * interval '1 millisecond';
+  setting text;
   r ${table}%rowtype;
 begin
   if p_may_be_lost then
-    perform set_config('synchronous_commit', 'off', true);
+    setting := set_config('synchronous_commit', 'off', true);
   end if;
   for attempt in 1..${CLAIM_ATTEMPTS} loop
     insert into ${table}
@@ -58,7 +59,6 @@ begin
     on conflict do nothing;
     if found then
       acquired := 1;
-      return next;
       return;
     end if;
     select * into r from ${table} t where t.id = p_id;
@@ -66,7 +66,6 @@ begin
     if ${isLive} and not ${isOurs} then
       existing := ${foundText('r')};
       body := r.body;
-      return next;
       return;
     end if;
     update ${table} r set
@@ -78,7 +77,6 @@ begin
     where r.id = p_id and (not ${isLive} or ${isOurs})
     returning r.fence::float8 into acquired;
     if found then
-      return next;
       return;
     end if;
   end loop;

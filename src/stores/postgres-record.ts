@@ -12,7 +12,7 @@ const BUCKET_SECONDS = 10
  * changes no indexed column leaves every index alone.
  */
 export function bucketOf(expiresAt: string): string {
-  return `floor(extract(epoch from ${expiresAt}) / ${BUCKET_SECONDS})::int`
+  return `floor(date_part('epoch', ${expiresAt}) / ${BUCKET_SECONDS})::int`
 }
 
 /** What a statement says about a record that is there, but for its body: JSON, since each column of a row has its cost. */
