@@ -105,7 +105,6 @@ function letGo(state: RequestState, reply: FastifyReply): void {
   state.isInTransaction = false
   // Put back, and not deleted: an object that loses properties is slow from then on.
   const { send, then } = Object.getPrototypeOf(reply) as FastifyReply
-  // biome-ignore lint/suspicious/noThenProperty: it is put back
   Object.assign(reply, { send, then })
 }
 

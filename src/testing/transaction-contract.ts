@@ -70,19 +70,24 @@ export const transactionContract: readonly StoreContractCase[] = [
       assert.equal((await store.find(claim.id))?.status, 'running')
     },
   },
-  {
-    name: 'refuses to complete twice with one token: two transactions of one claim never both commit',
-    async run(store) {
-      const claim = aClaim()
-      await store.claim(claim)
-      const first = await complete(store, claim, { outcome: anOutcome({ head: 'first' }) })
-      const second = await complete(store, claim, { outcome: anOutcome({ head: 'second' }) })
-      assert.deepEqual([first.committed, second.committed], [true, false])
-      const found = await store.find(claim.id)
-      assert.ok(found?.status === 'completed')
-      assertOutcome(found.outcome, anOutcome({ head: 'first' }))
-    },
-  },
+  ...[
+    { what: 'a small body', body: Buffer.from('{}') },
+    { what: 'a large body', body: randomBytes(256 * 1024) },
+  ].map(
+    ({ what, body }): StoreContractCase => ({
+      name: `refuses to complete twice with one token: two transactions with ${what} never both commit`,
+      async run(store) {
+        const claim = aClaim()
+        await store.claim(claim)
+        const first = await complete(store, claim, { outcome: anOutcome({ head: 'first', body }) })
+        const second = await complete(store, claim, { outcome: anOutcome({ head: 'second', body }) })
+        assert.deepEqual([first.committed, second.committed], [true, false])
+        const found = await store.find(claim.id)
+        assert.ok(found?.status === 'completed')
+        assertOutcome(found.outcome, anOutcome({ head: 'first', body }))
+      },
+    }),
+  ),
   {
     name: 'refuses a large body as well, for a token that does not hold the id',
     async run(store) {
