@@ -16,6 +16,7 @@ import { type SealingKey, sealedStore } from '../../src/stores/sealed.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anId, anOutcome, assertOutcome, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
 import { aKey, anApp } from '../support/fastify-app.js'
+import { asInstance } from '../support/instance-store.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
 
@@ -82,7 +83,7 @@ async function expectReadable(
 
 describe('sealedStore of a memory store', () => {
   it.each(storeContract)('$name', async ({ run }) => {
-    await run(sealedStore(memoryStore(), { keys: [aSealingKey()] }))
+    await run(sealedStore(asInstance(memoryStore()), { keys: [aSealingKey()] }))
   })
 
   it('follows the model through any interleaving of clients', async () => {
@@ -493,7 +494,8 @@ describe('sealedStore › what only some stores can do', () => {
 
   it('is done by that store: watching, sweeping, checking', async () => {
     const inner = memoryStore()
-    const store = sealedStore({ ...inner, check: async () => ['a warning'] }, { keys: [key] })
+    const checked = asInstance({ ...inner, check: async () => ['a warning'] })
+    const store = sealedStore(checked, { keys: [key] })
     expect(await store.check?.()).toEqual(['a warning'])
     const claim = await lapsed(store)
     const watched = store.watch?.(claim.id, new AbortController().signal)
@@ -505,7 +507,7 @@ describe('sealedStore › what only some stores can do', () => {
 
   it('seals what a transaction keeps, at every attempt, and hands on its client and its value', async () => {
     const { store: inner, client } = fullStore()
-    const store = sealedStore(inner, { keys: [key] })
+    const store = sealedStore(asInstance(inner), { keys: [key] })
     const claim = aClaim()
     await store.claim(claim)
     const clients: unknown[] = []
@@ -528,7 +530,7 @@ describe('sealedStore › what only some stores can do', () => {
 
   it('seals what is kept in a transaction of the application', async () => {
     const { store: inner } = fullStore()
-    const store = sealedStore(inner, { keys: [key] })
+    const store = sealedStore(asInstance(inner), { keys: [key] })
     const claim = aClaim()
     await store.claim(claim)
     const sent: unknown[] = []
