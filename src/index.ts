@@ -40,6 +40,8 @@ export type {
 export type { ReplayCacheOptions } from './core/replay-cache.js'
 export type { TransactionWork, WorkEnd } from './core/transaction.js'
 export { type MemoryStoreOptions, memoryStore } from './stores/memory.js'
+export { type SealedStoreOptions, type SealingKey, sealedStore } from './stores/sealed.js'
+export { type TieredStoreOptions, tieredStore } from './stores/tiered.js'
 
 /** What `createIdempotency` takes: an engine, and how its operations are run where nothing else is said. */
 export interface IdempotencyOptions extends EngineOptions, PolicyOptions<unknown> {}

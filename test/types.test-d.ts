@@ -1,7 +1,14 @@
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis-5'
-import { createIdempotency, type Idempotency, type IdempotencyStore, memoryStore } from 'oncekey'
+import {
+  createIdempotency,
+  type Idempotency,
+  type IdempotencyStore,
+  memoryStore,
+  sealedStore,
+  tieredStore,
+} from 'oncekey'
 import idempotency, { type RequestIdempotency } from 'oncekey/fastify'
 import { postgresStore } from 'oncekey/postgres'
 import { redisStore } from 'oncekey/redis'
@@ -30,6 +37,15 @@ expectTypeOf(app.idempotency).toEqualTypeOf<Idempotency>()
 expectTypeOf(redisStore(new Cluster([]))).toEqualTypeOf<IdempotencyStore>()
 expectTypeOf(redisStore(new Redis5())).toEqualTypeOf<IdempotencyStore>()
 expectTypeOf(postgresStore(new Pool()).migrate).returns.toEqualTypeOf<Promise<void>>()
+
+const durable = sealedStore(postgresStore(new Pool()), { keys: ['c2VjcmV0', new Uint8Array(32)] })
+expectTypeOf(durable).toEqualTypeOf<IdempotencyStore>()
+const tiered = tieredStore({ durable, replays: redisStore(new Redis()), replaysTimeout: '50ms' })
+expectTypeOf(tiered).toEqualTypeOf<IdempotencyStore>()
+// @ts-expect-error the keys are required
+sealedStore(memoryStore(), {})
+// @ts-expect-error a tier is required
+tieredStore({ durable })
 
 const { run } = createIdempotency({ lease: '30s', maxRun: 60_000 })
 expectTypeOf(await run({ scope: 'a', key: 'k' }, () => ({ id: 1 }))).toEqualTypeOf<{ id: number }>()

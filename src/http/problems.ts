@@ -52,6 +52,10 @@ const WORDING: Readonly<Record<string, Wording>> = {
     title: 'Response not kept',
     detail: 'The operation has ended, and its answer was not kept. Do not send it again under a new key.',
   },
+  IDEMPOTENCY_OUTCOME_UNREADABLE: {
+    title: 'Outcome unreadable',
+    detail: 'The operation has ended, and its answer cannot be read. Do not send it again under a new key.',
+  },
   IDEMPOTENCY_STORE_UNAVAILABLE: {
     title: 'Idempotency store unavailable',
     detail: 'Nothing was done for this request. Send the same request again later.',
