@@ -1,5 +1,5 @@
 import { OptionsError, OutcomeUnreadableError } from '../contract/errors.js'
-import type { IdempotencyStore, Outcome, StoreTransaction } from '../contract/store.js'
+import type { IdempotencyStore, Outcome, TransactionEnd } from '../contract/store.js'
 import { createSealer, isSealed } from './seal.js'
 import { assertStore, passedOn } from './wrapped-store.js'
 
@@ -50,11 +50,10 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
     )
   }
 
-  function sealing(tx: StoreTransaction): StoreTransaction {
-    return {
-      client: tx.client,
-      complete: async (id, token, outcome, ttlMs) => tx.complete(id, token, seal(id, outcome), ttlMs),
-    }
+  function sealing<T>(end: TransactionEnd<T>): TransactionEnd<T> {
+    const { value, completion } = end
+    if (completion === undefined) return end
+    return { value, completion: { ...completion, outcome: seal(completion.id, completion.outcome) } }
   }
 
   const transaction = store.transaction?.bind(store) as IdempotencyStore['transaction']
@@ -80,7 +79,7 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
       store.settle(id, resolution === 'release' ? resolution : seal(id, resolution), ttlMs),
 
     ...(transaction !== undefined && {
-      transaction: (work, settings) => transaction((tx) => work(sealing(tx)), settings),
+      transaction: (work, settings) => transaction(async (client) => sealing(await work(client)), settings),
     }),
 
     ...(completeIn !== undefined && {

@@ -1,8 +1,11 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { Client, Pool } from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, it } from 'vitest'
+import { memoryStore } from '../../src/stores/memory.js'
 import { type PostgresPool, postgresStore } from '../../src/stores/postgres.js'
 import { createStatements } from '../../src/stores/postgres-statements.js'
+import { sealedStore } from '../../src/stores/sealed.js'
+import { tieredStore } from '../../src/stores/tiered.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
 import { transactionContract } from '../../src/testing/transaction-contract.js'
@@ -145,6 +148,34 @@ describeWith(['postgres'], 'postgresStore with prepared statements', () => {
     const { rows } = await single.query('select count(*)::int as prepared from pg_prepared_statements')
     expect(rows).toEqual([{ prepared: 1 }])
     await single.end()
+  })
+})
+
+describeWith(['postgres'], 'transactions of stores around postgresStore', () => {
+  it.each(transactionContract)('sealedStore $name', async ({ run }) => {
+    await run(sealedStore(postgresStore(pool), { keys: [randomBytes(32)] }))
+  })
+
+  it.each(transactionContract)('tieredStore $name', async ({ run }) => {
+    await run(tieredStore({ durable: postgresStore(pool), replays: memoryStore() }))
+  })
+
+  it('seal what they keep, with and without a transaction of their own', async () => {
+    const inner = postgresStore(pool)
+    const store = sealedStore(inner, { keys: [randomBytes(32)] })
+    const claims = [aClaim(), aClaim()] as const
+    for (const claim of claims) await store.claim(claim)
+    const [own, given] = claims
+    const completion = { id: own.id, token: own.token, outcome: anOutcome({ head: 'secret' }), ttlMs: HOUR }
+    const settings = { isolation: undefined, lockTimeoutMs: undefined, attempts: 1 }
+    const { signal } = new AbortController()
+    await store.transaction?.(async () => ({ value: 1, completion }), { ...settings, signal })
+    const execute = (text: string, values: unknown[]) => pool.query(text, values)
+    await store.completeIn?.(execute, given.id, given.token, anOutcome({ head: 'secret' }), HOUR)
+    for (const { id } of claims) {
+      expect(JSON.stringify(await inner.find(id))).not.toContain('secret')
+      expect(await store.find(id)).toMatchObject({ outcome: { head: 'secret' } })
+    }
   })
 })
 

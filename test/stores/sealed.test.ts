@@ -2,12 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { Redis } from 'ioredis'
 import { Pool } from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
-import type {
-  IdempotencyStore,
-  Outcome,
-  StoreTransaction,
-  TransactionSettings,
-} from '../../src/contract/store.js'
+import type { IdempotencyStore, Outcome, TransactionSettings } from '../../src/contract/store.js'
 import { createIdempotency } from '../../src/index.js'
 import { memoryStore } from '../../src/stores/memory.js'
 import { postgresStore } from '../../src/stores/postgres.js'
@@ -447,22 +442,13 @@ function fullStore(): { readonly store: Required<IdempotencyStore>; readonly cli
       sweep,
       check: async () => ['a warning'],
       async transaction(work, { attempts }) {
-        const completions: (() => Promise<boolean>)[] = []
-        const tx: StoreTransaction = {
-          client,
-          async complete(...completion) {
-            completions.push(() => inner.complete(...completion))
-            return true
-          },
-        }
-        // The first attempt is refused, as a database may do.
-        for (let attempt = 1; attempt < attempts; attempt += 1) {
-          await work(tx)
-          completions.length = 0
-        }
-        const value = await work(tx)
-        for (const complete of completions) await complete()
-        return value
+        // All but the last attempt are refused, as a database may do.
+        for (let attempt = 1; attempt < attempts; attempt += 1) await work(client)
+        const { value, completion } = await work(client)
+        if (completion === undefined) return { committed: true, value }
+        const { id, token, outcome, ttlMs } = completion
+        const committed = await inner.complete(id, token, outcome, ttlMs)
+        return committed ? { committed, value } : { committed }
       },
       async completeIn(execute, id, token, outcome, ttlMs) {
         await execute('update', [id, outcome.head, outcome.body])
@@ -511,12 +497,12 @@ describe('sealedStore › what only some stores can do', () => {
     const claim = aClaim()
     await store.claim(claim)
     const clients: unknown[] = []
-    const value = await store.transaction?.(async (tx) => {
-      clients.push(tx.client)
-      expect(await tx.complete(claim.id, claim.token, SECRET, HOUR)).toBe(true)
-      return 'value'
+    const result = await store.transaction?.(async (given) => {
+      clients.push(given)
+      const { id, token } = claim
+      return { value: 'value', completion: { id, token, outcome: SECRET, ttlMs: HOUR } }
     }, SETTINGS)
-    expect(value).toBe('value')
+    expect(result).toEqual({ committed: true, value: 'value' })
     expect(clients).toEqual([client, client])
     expect((await keptIn(inner, claim.id)).head).not.toContain('iban')
     await expectReadable([key], claim.id, await keptIn(inner, claim.id), SECRET)

@@ -47,7 +47,7 @@ beforeEach(async () => {
   pool = new Pool({ connectionString: postgresUrl, max: 4 })
   statements = []
   const postgres = postgresStore({
-    query(text, values) {
+    query(text: string, values: unknown[]) {
       statements.push(text)
       return pool.query(text, values)
     },

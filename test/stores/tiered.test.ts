@@ -704,7 +704,7 @@ describe('tieredStore › what only some stores can do', () => {
     const plain = { claim, renew, complete, release, find, settle }
     const full: IdempotencyStore = {
       ...plain,
-      transaction: (work) => work({ client: 'the durable one', complete }),
+      transaction: async (work) => ({ committed: true, value: (await work('the durable one')).value }),
       completeIn: (_execute, ...completion) => complete(...completion),
       watch: async () => {},
       sweep: async () => 7,
@@ -719,7 +719,8 @@ describe('tieredStore › what only some stores can do', () => {
       attempts: 1,
       signal: new AbortController().signal,
     }
-    expect(await store.transaction?.(async (tx) => tx.client, settings)).toBe('the durable one')
+    const work = async (client: unknown) => ({ value: client, completion: undefined })
+    expect(await store.transaction?.(work, settings)).toEqual({ committed: true, value: 'the durable one' })
     const id = anId()
     expect(await store.completeIn?.(async () => [], id, aToken(), anOutcome(), HOUR)).toBe(false)
   })
