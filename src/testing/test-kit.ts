@@ -1,0 +1,9 @@
+export {
+  type ArmedFault,
+  type Fault,
+  type FaultProxy,
+  type FaultProxyOptions,
+  type FaultTrigger,
+  startFaultProxy,
+} from './fault-proxy.js'
+export { type StoreContractCase, storeContract } from './store-contract.js'
