@@ -1,3 +1,4 @@
+import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
 import type { ClaimResult, IdempotencyStore, RecordMeta, StoredRecord } from '../contract/store.js'
 import { LATEST_MIGRATION, migrationStatements, type TableNames } from './postgres-migrations.js'
@@ -5,7 +6,15 @@ import { createStatements, type FoundRow, SWEEP_BATCH } from './postgres-stateme
 
 /** The part of a `pg` Pool that the Postgres store uses. */
 export interface PostgresClient {
-  query(text: string, values?: unknown[]): Promise<PostgresResult>
+  query(query: PostgresQuery): Promise<PostgresResult>
+}
+
+/** A statement as `pg` takes it. */
+export interface PostgresQuery {
+  readonly text: string
+  readonly values?: unknown[]
+  /** After so many milliseconds without an answer, `pg` fails the query, and a Pool closes its connection. */
+  readonly query_timeout?: number
 }
 
 /** What a query gives. */
@@ -28,6 +37,14 @@ export interface PostgresStoreOptions {
    * @default 'oncekey_records'
    */
   readonly table?: string
+  /**
+   * How long a statement may go without an answer, before its connection is given up and closed. A connection that died
+   * in silence would otherwise keep its place in the pool for as long as the operating system believes in it, which
+   * can be a quarter of an hour. Choose longer than `storeTimeout`: what is answered later than that still counts.
+   *
+   * @default '10s'
+   */
+  readonly queryTimeout?: Duration
 }
 
 /** A store whose records are rows. */
@@ -47,19 +64,20 @@ const CONFLICT_ATTEMPTS = 10
  * Keeps records in Postgres 13 and newer. Every step is one statement and one round trip, none is prepared, so that it
  * goes through PgBouncer in transaction mode. The pool stays yours: it is never closed.
  *
- * @throws {OptionsError} when the client lacks `query`, or a name is no identifier.
+ * @throws {OptionsError} when the client lacks `query`, a name is no identifier, or an option is wrong.
  */
 export function postgresStore(client: PostgresClient, options: PostgresStoreOptions = {}): PostgresStore {
   if (typeof client?.query !== 'function')
     throw new OptionsError('postgresStore: the client must have a query method, as a pg Pool has')
   const names = tableNames(options)
+  const queryTimeoutMs = timeoutOf(options)
   const statements = createStatements(names.table)
 
   /** A database whose default isolation is stricter than read committed refuses steps that meet: they are asked again. */
   async function query(text: string, values: unknown[]): Promise<PostgresResult> {
     for (let attempt = 1; ; attempt += 1) {
       try {
-        return await client.query(text, values)
+        return await client.query({ text, values, query_timeout: queryTimeoutMs })
       } catch (error) {
         if (attempt >= CONFLICT_ATTEMPTS || !isConflict(error)) throw error
       }
@@ -136,7 +154,7 @@ export function postgresStore(client: PostgresClient, options: PostgresStoreOpti
     },
 
     async migrate() {
-      await client.query(migrationStatements(names))
+      await client.query({ text: migrationStatements(names) })
     },
 
     migrationSql: () => `begin;${migrationStatements(names)}commit;\n`,
@@ -173,6 +191,17 @@ function warningsOf(server: InspectedServer): readonly string[] {
       'Postgres runs with synchronous_commit off: after a crash, the last operations may run again',
     )
   return warnings
+}
+
+/** Node's timers cannot wait for longer. */
+const LONGEST_TIMEOUT_MS = 2 ** 31 - 1
+
+function timeoutOf({ queryTimeout = '10s' }: PostgresStoreOptions): number {
+  const timeoutMs = durationMs(queryTimeout)
+  if (timeoutMs !== undefined && timeoutMs >= 1 && timeoutMs <= LONGEST_TIMEOUT_MS) return timeoutMs
+  throw new OptionsError(
+    `postgresStore: option "queryTimeout" must be a duration such as '10s', from 1ms to 24d; got ${String(queryTimeout)}`,
+  )
 }
 
 function tableNames({ schema, table = 'oncekey_records' }: PostgresStoreOptions): TableNames {

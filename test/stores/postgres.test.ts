@@ -37,9 +37,9 @@ describeWith(['postgres'], 'postgresStore', () => {
   it('makes one round trip a step', async () => {
     let sent = 0
     const store = postgresStore({
-      query(text, values) {
+      query(query) {
         sent += 1
-        return pool.query(text, values)
+        return pool.query(query)
       },
     })
     const steps = everyStep(store)
