@@ -54,7 +54,7 @@ const WORDING: Readonly<Record<string, Wording>> = {
   },
   IDEMPOTENCY_STORE_UNAVAILABLE: {
     title: 'Idempotency store unavailable',
-    detail: 'Nothing was done for this request. Send the same request again later.',
+    detail: 'What is known of this operation cannot be read now. Send the same request again later.',
   },
   IDEMPOTENCY_STORE_FULL: {
     title: 'Idempotency store full',
