@@ -56,26 +56,29 @@ export function claimStore(
   return { token, answer }
 
   async function giveBack(claim: Promise<ClaimResult>): Promise<void> {
-    let settled = false
-    let granted: boolean | undefined
+    let fate = 'open' as 'open' | 'granted' | 'refused' | 'failed'
     claim.then(
       (result) => {
-        settled = true
-        granted = result.status === 'acquired'
+        fate = result.status === 'acquired' ? 'granted' : 'refused'
       },
       () => {
-        settled = true
+        fate = 'failed'
       },
     )
     const givesUpAt = performance.now() + policy.maxRunMs
+    let misses = 0
     for (let attempt = 0; performance.now() < givesUpAt; attempt += 1) {
       await pause(retryDelayMs(attempt))
-      if (granted === false) return
-      // A `false` before the claim has settled proves nothing: the claim may still be on its way.
-      const wasSettled = settled
+      if (fate === 'refused') return
+      const asked = fate
       try {
-        const released = await call('release', () => store.release(subject.id, token))
-        if (released || wasSettled) return
+        if (await call('release', () => store.release(subject.id, token))) return
+        if (asked === 'granted') return
+        // While the claim is open a `false` proves nothing: the claim may be on its way. After it has failed, one proves
+        // little: a server that was held up may come to the release first. Two are enough, since the second release
+        // was sent to a server that answers again.
+        if (asked === 'failed') misses += 1
+        if (misses === 2) return
       } catch (error) {
         events.emit({ type: 'release-failed', operation: subject, error })
       }

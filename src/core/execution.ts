@@ -421,7 +421,9 @@ class HeldExecution implements LiveExecution {
     const { subject, token, claimedAt } = this.#claim
     const { store, call } = this.#context
     const held = await call('release', () => store.release(subject.id, token))
-    if (held) this.#emit({ type: 'released', operation: subject, runMs: performance.now() - claimedAt })
+    // While the lease lasts nobody can have taken over: then it was released before, and only the answer was lost.
+    if (held || this.leaseLeftMs() > 0)
+      this.#emit({ type: 'released', operation: subject, runMs: performance.now() - claimedAt })
     else this.#lose()
     this.#end()
   }

@@ -58,7 +58,7 @@ const WORDING: Readonly<Record<string, Wording>> = {
   },
   IDEMPOTENCY_STORE_UNAVAILABLE: {
     title: 'Idempotency store unavailable',
-    detail: 'Nothing was done for this request. Send the same request again later.',
+    detail: 'What is known of this operation cannot be read now. Send the same request again later.',
   },
   IDEMPOTENCY_COMMIT_UNDECIDED: {
     title: 'Outcome not known yet',

@@ -36,24 +36,27 @@ export interface DriverTransaction {
 
 /** The part of a `pg` Pool that the Postgres store uses. Transactions need `connect`. */
 export interface PostgresPool {
-  query(query: string | PreparedQuery, values?: unknown[]): Promise<PostgresResult>
+  query(query: string | PostgresQuery): Promise<PostgresResult>
   connect?(): Promise<PostgresConnection>
 }
 
 /** The part of a connection of a `pg` Pool that the Postgres store uses. */
 export interface PostgresConnection {
-  query(query: string | PreparedQuery, values?: unknown[]): Promise<PostgresResult>
+  query(query: string | PostgresQuery): Promise<PostgresResult>
   /** Gives the connection back, or with an error closes it. */
   release(error?: Error): void
   on(event: 'error', listener: (error: Error) => void): unknown
   off(event: 'error', listener: (error: Error) => void): unknown
 }
 
-/** A statement that a connection prepares once, under its name. */
-export interface PreparedQuery {
-  readonly name: string
+/** A statement as `pg` takes it. */
+export interface PostgresQuery {
   readonly text: string
   readonly values: unknown[]
+  /** With a name, a connection prepares it once. */
+  readonly name?: string
+  /** After so many milliseconds without an answer, `pg` fails the query, and a Pool closes its connection. */
+  readonly query_timeout?: number
 }
 
 /** What a query gives. */
@@ -63,10 +66,16 @@ export interface PostgresResult {
   readonly command?: string
 }
 
-/** Makes a driver of a `pg` Pool. */
-export function poolDriver(pool: PostgresPool): PostgresDriver {
+/** Makes a driver of a `pg` Pool. A connection that owes an answer for `queryTimeoutMs` outside of transactions is closed. */
+export function poolDriver(pool: PostgresPool, queryTimeoutMs: number): PostgresDriver {
   return {
-    query: (text, values, prepare) => rowsOf(pool, text, values, prepare),
+    async query(text, values, prepare) {
+      const { rows } = await pool.query({
+        ...statement(text, values, prepare),
+        query_timeout: queryTimeoutMs,
+      })
+      return rows
+    },
 
     async execute(text) {
       await pool.query(text)
@@ -81,17 +90,14 @@ export function poolDriver(pool: PostgresPool): PostgresDriver {
 
 const names = new Map<string, string>()
 
-async function rowsOf(
-  client: Pick<PostgresPool, 'query'>,
-  ...[text, values, prepare]: Parameters<DriverTransaction['query']>
-): Promise<readonly unknown[]> {
-  if (!prepare) return (await client.query(text, values)).rows
+function statement(text: string, values: unknown[], prepare: boolean): PostgresQuery {
+  if (!prepare) return { text, values }
   let name = names.get(text)
   if (name === undefined) {
     name = `oncekey_${names.size + 1}`
     names.set(text, name)
   }
-  return (await client.query({ name, text, values })).rows
+  return { name, text, values }
 }
 
 async function connect(pool: PostgresPool, signal: AbortSignal): Promise<PostgresConnection> {
@@ -147,7 +153,7 @@ async function runOn<T>(
 
   const transaction: DriverTransaction = {
     client: connection,
-    query: (text, values, prepare) => rowsOf(connection, text, values, prepare),
+    query: async (text, values, prepare) => (await connection.query(statement(text, values, prepare))).rows,
   }
   try {
     await begin()

@@ -1,3 +1,4 @@
+import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
 import type {
   ExecuteStatement,
@@ -24,8 +25,8 @@ export type {
   PostgresConnection,
   PostgresDriver,
   PostgresPool,
+  PostgresQuery,
   PostgresResult,
-  PreparedQuery,
 } from './postgres-driver.js'
 
 /** Where the records are, and how they are reached. */
@@ -49,6 +50,14 @@ export interface PostgresStoreOptions {
    * @default false
    */
   readonly prepare?: boolean
+  /**
+   * How long a statement may go without an answer, before its connection is given up and closed. A connection that died
+   * in silence would otherwise keep its place in the pool for as long as the operating system believes in it, which
+   * can be a quarter of an hour. Choose longer than `storeTimeout`: what is answered later than that still counts.
+   *
+   * @default '10s'
+   */
+  readonly queryTimeout?: Duration
 }
 
 /** A store whose records are rows. */
@@ -69,13 +78,13 @@ const LONGEST_REPEAT_MS = 200
  * `prepare` says so, so that it goes through PgBouncer in transaction mode. The client stays yours: it is never closed.
  *
  * @param client a `pg` Pool, or what `pglite(db)` or `postgresJs(sql)` makes of another client.
- * @throws {OptionsError} when the client is none of them, or a name is no identifier.
+ * @throws {OptionsError} when the client is none of them, a name is no identifier, or an option is wrong.
  */
 export function postgresStore(
   client: PostgresPool | PostgresDriver,
   options: PostgresStoreOptions = {},
 ): PostgresStore {
-  const driver = driverOf(client)
+  const driver = driverOf(client, timeoutOf(options))
   const names = tableNames(options)
   const { prepare = false } = options
   if (typeof prepare !== 'boolean')
@@ -216,11 +225,11 @@ export function postgresStore(
   }
 }
 
-function driverOf(client: PostgresPool | PostgresDriver): PostgresDriver {
+function driverOf(client: PostgresPool | PostgresDriver, queryTimeoutMs: number): PostgresDriver {
   if (typeof client === 'object' && client !== null) {
     if ('transaction' in client && 'execute' in client) return client
     // A Pool of `pg` is an object, and so is everything that only looks like one.
-    if (typeof client.query === 'function') return poolDriver(client as PostgresPool)
+    if (typeof client.query === 'function') return poolDriver(client as PostgresPool, queryTimeoutMs)
   }
   throw new OptionsError(
     'postgresStore: the client must be a pg Pool, or what pglite(db) or postgresJs(sql) makes of another one',
@@ -272,6 +281,17 @@ function warningsOf(server: InspectedServer): readonly string[] {
       'Postgres runs with synchronous_commit off: after a crash, the last operations may run again',
     )
   return warnings
+}
+
+/** Node's timers cannot wait for longer. */
+const LONGEST_TIMEOUT_MS = 2 ** 31 - 1
+
+function timeoutOf({ queryTimeout = '10s' }: PostgresStoreOptions): number {
+  const timeoutMs = durationMs(queryTimeout)
+  if (timeoutMs !== undefined && timeoutMs >= 1 && timeoutMs <= LONGEST_TIMEOUT_MS) return timeoutMs
+  throw new OptionsError(
+    `postgresStore: option "queryTimeout" must be a duration such as '10s', from 1ms to 24d; got ${String(queryTimeout)}`,
+  )
 }
 
 function tableNames({ schema, table = 'oncekey_records' }: PostgresStoreOptions): TableNames {

@@ -12,8 +12,14 @@ import { CLAIM, COMPLETE, FIND, RELEASE, RENEW, SETTLE, UNKNOWN_FORMAT } from '.
 export interface RedisClient extends RedisSender {
   info(section: string): Promise<string>
   config(subcommand: 'GET', parameter: string): Promise<unknown>
+  /** What the client was made with; a cluster has the options of its connections apart. */
+  readonly options?: ConnectionOptions & { readonly redisOptions?: ConnectionOptions | undefined }
   /** The nodes of a cluster. */
   nodes?(role: 'master'): readonly Pick<RedisClient, 'info' | 'config'>[]
+}
+
+interface ConnectionOptions {
+  readonly socketTimeout?: number | undefined
 }
 
 /** How records are named. */
@@ -102,7 +108,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
       const nodes = client.nodes?.('master') ?? [client]
       const warnings = await Promise.all(nodes.map(warningsOf))
       // The nodes of a cluster are usually set up alike: each sentence once.
-      return [...new Set(warnings.flat())]
+      return [...new Set([...clientWarnings(client), ...warnings.flat()])]
     },
   }
 }
@@ -123,6 +129,13 @@ function refuse(error: unknown): never {
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : ''
+}
+
+function clientWarnings({ options }: Pick<RedisClient, 'options'>): readonly string[] {
+  if (options === undefined || (options.redisOptions ?? options).socketTimeout !== undefined) return []
+  return [
+    'The Redis client has no socketTimeout: a connection that dies in silence would hold up every request for as long as the operating system believes in it, which can be a quarter of an hour. Set socketTimeout to 5000',
+  ]
 }
 
 async function warningsOf(node: Pick<RedisClient, 'info' | 'config'>): Promise<readonly string[]> {

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
+import type { ClaimRequest } from '../../src/contract/store.js'
 import { createEngine, type Engine, type Operation } from '../../src/core/engine.js'
 import type { IdempotencyEvent } from '../../src/core/events.js'
 import type { Execution } from '../../src/core/execution.js'
@@ -7,6 +8,7 @@ import { DEFAULT_POLICY, type Policy } from '../../src/core/policy.js'
 import { memoryStore } from '../../src/stores/memory.js'
 import { anOutcome, HOUR } from '../../src/testing/store-fixtures.js'
 import { type DisturbedStore, disturbed } from '../support/disturbed-store.js'
+import { gate } from '../support/gate.js'
 
 interface Setup {
   readonly engine: Engine
@@ -235,6 +237,54 @@ describe('engine › a store that is away', () => {
     await expect.poll(async () => (await engine.begin(operation).catch(() => undefined))?.kind).toBe('run')
   })
 
+  it.each(['has failed', 'is still open'])(
+    'gives back a claim that %s, and arrives after its release',
+    async (fate) => {
+      const store = memoryStore()
+      const arrived = gate()
+      let late: ClaimRequest | undefined
+      let releases = 0
+      const { engine } = setUp({
+        shared: disturbed({
+          ...store,
+          async claim(request) {
+            if (late !== undefined) return store.claim(request)
+            late = request
+            if (fate === 'has failed') throw new Error('the connection broke')
+            await arrived.opened
+            return { status: 'acquired', fence: 1 }
+          },
+          async release(id, token) {
+            releases += 1
+            if (releases > 1) await arrived.opened
+            return store.release(id, token)
+          },
+        }),
+      })
+      const operation = anOperation()
+      await expect(engine.begin(operation)).rejects.toMatchObject({ code: 'IDEMPOTENCY_STORE_UNAVAILABLE' })
+      await expect.poll(() => releases, { timeout: 5000 }).toBe(2)
+      if (late !== undefined) await store.claim(late)
+      arrived.open()
+      const kind = () =>
+        engine.begin(operation).then(
+          (begun) => begun.kind,
+          () => undefined,
+        )
+      await expect.poll(kind, { timeout: 5000 }).toBe('run')
+    },
+  )
+
+  it('asks no more than twice to give back a claim that has failed and never arrives', async () => {
+    const { engine, line, events } = setUp({ storeTimeoutMs: 10_000 })
+    line.disturb('claim', 'fails')
+    await expect(engine.begin(anOperation())).rejects.toMatchObject({ code: 'IDEMPOTENCY_STORE_UNAVAILABLE' })
+    // Waits for what goes on in the background.
+    await engine.close()
+    expect(line.calls.release).toBe(2)
+    expect(typesOf(events)).toEqual(['claim-abandoned'])
+  })
+
   it('runs unprotected where the route says so, and reports it', async () => {
     const { engine, line, events } = setUp()
     line.disturb('claim', 'fails')
@@ -308,6 +358,17 @@ describe('engine › a store that is away', () => {
     await execution.release()
     line.heal()
     await expect.poll(async () => (await engine.begin(operation).catch(() => undefined))?.kind).toBe('run')
+  })
+
+  it('reports a release whose answer was lost as a release, and not as a loss', async () => {
+    const { engine, line, events } = setUp()
+    const execution = await run(engine, anOperation())
+    line.disturb('release', 'loses-answer')
+    await execution.release()
+    line.heal()
+    await expect.poll(() => typesOf(events), { timeout: 5000 }).toContain('released')
+    expect(typesOf(events)).toEqual(['claimed', 'release-failed', 'released'])
+    expect(execution.signal.aborted).toBe(false)
   })
 
   it('keeps a tombstone when the store has no room for the body', async () => {

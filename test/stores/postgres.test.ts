@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { Client, Pool } from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, it } from 'vitest'
 import { memoryStore } from '../../src/stores/memory.js'
-import { type PostgresPool, postgresStore } from '../../src/stores/postgres.js'
+import { type PostgresPool, type PostgresQuery, postgresStore } from '../../src/stores/postgres.js'
 import { createStatements } from '../../src/stores/postgres-statements.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { tieredStore } from '../../src/stores/tiered.js'
@@ -32,7 +32,7 @@ function aTable(): string {
 
 /** A client as a store takes one: its statements become a part of what the connection is in the middle of. */
 function within(connection: Client): PostgresPool {
-  return { query: (text: string, values: unknown[]) => connection.query(text, values) }
+  return { query: (query) => connection.query(query) }
 }
 
 describeWith(['postgres'], 'postgresStore', () => {
@@ -51,9 +51,9 @@ describeWith(['postgres'], 'postgresStore', () => {
   it('makes one round trip a step', async () => {
     let sent = 0
     const store = postgresStore({
-      query(text: string, values: unknown[]) {
+      query(query: PostgresQuery) {
         sent += 1
-        return pool.query(text, values)
+        return pool.query(query)
       },
     })
     const steps = everyStep(store)
@@ -184,10 +184,10 @@ describeWith(['postgres'], 'a claim that may be lost', () => {
     const single = new Pool({ connectionString: postgresUrl, max: 1 })
     const settings: string[] = []
     const store = postgresStore({
-      async query(text: string, values: unknown[]) {
+      async query(query: string | PostgresQuery) {
         // In one transaction with the claim, to see what its commit would have done.
         await single.query('begin')
-        const result = await single.query(text, values)
+        const result = await single.query(query)
         const { rows } = await single.query('show synchronous_commit')
         settings.push(rows[0].synchronous_commit)
         await single.query('commit')

@@ -154,7 +154,7 @@ describeWith(['redis'], 'redisStore on a cluster', () => {
 describeWith(['redis'], 'redisStore at start', () => {
   async function warningsOf(args: readonly string[]): Promise<readonly string[] | undefined> {
     const other = await startRedisServer({ args })
-    const otherClient = new Redis(other.url)
+    const otherClient = new Redis(other.url, { socketTimeout: 5000 })
     try {
       return await redisStore(otherClient).check?.()
     } finally {

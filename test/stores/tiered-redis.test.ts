@@ -7,7 +7,7 @@ import idempotency from '../../src/adapters/fastify.js'
 import { recordId } from '../../src/contract/key.js'
 import type { IdempotencyStore } from '../../src/contract/store.js'
 import { createIdempotency } from '../../src/index.js'
-import { postgresStore } from '../../src/stores/postgres.js'
+import { type PostgresQuery, postgresStore } from '../../src/stores/postgres.js'
 import { redisStore } from '../../src/stores/redis.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { tieredStore } from '../../src/stores/tiered.js'
@@ -47,9 +47,9 @@ beforeEach(async () => {
   pool = new Pool({ connectionString: postgresUrl, max: 4 })
   statements = []
   const postgres = postgresStore({
-    query(text: string, values: unknown[]) {
-      statements.push(text)
-      return pool.query(text, values)
+    query(query: string | PostgresQuery) {
+      statements.push(typeof query === 'string' ? query : query.text)
+      return pool.query(query)
     },
   })
   await postgres.migrate()

@@ -61,16 +61,16 @@ export function disturbedPool(pool: Pool): DisturbedPool {
     heal() {
       isCut = false
     },
-    async query(query, values) {
+    async query(query) {
       if (isCut) throw new Error('the line is cut')
-      return pool.query(query as string, values)
+      return pool.query(query)
     },
     async connect() {
       const connection = (await pool.connect()) as PostgresConnection
       let stalls = false
       return {
-        query(query, values) {
-          if (typeof query !== 'string' || !query.endsWith('commit')) return connection.query(query, values)
+        query(query) {
+          if (typeof query !== 'string' || !query.endsWith('commit')) return connection.query(query)
           stalls = disturbance?.startsWith('stalls') ?? false
           return commit(connection, query)
         },
