@@ -355,7 +355,7 @@ describeWith(['postgres'], 'postgresStore sweep', () => {
     await store.migrate()
     await pool.query(`
       insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at, expiry_bucket)
-      select 'gone ' || n, '', '', '', 0, '', 'running', 1, now(), now(), extract(epoch from now()) / 10
+      select 'gone ' || n, '', '', '', 0, '', 'running', 1, now(), now(), floor(extract(epoch from now()) / 10)
       from generate_series(1, 2500) n
     `)
     const live = aClaim()
@@ -371,7 +371,7 @@ describeWith(['postgres'], 'postgresStore sweep', () => {
     await store.migrate()
     await pool.query(`
       insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at, expiry_bucket)
-      select n::text, '', '', '', 0, '', 'running', 1, now(), now() + interval '1 day', extract(epoch from now()) / 10 + 8640
+      select n::text, '', '', '', 0, '', 'running', 1, now(), now() + interval '1 day', floor(extract(epoch from now()) / 10) + 8640
       from generate_series(1, 5000) n
     `)
     await pool.query(`analyze ${table}`)
