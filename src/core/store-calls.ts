@@ -9,7 +9,16 @@ import type { Events, StoreStep } from './events.js'
  */
 export type StoreCalls = <T>(step: StoreStep, call: () => Promise<T>, timeoutMs?: number) => Promise<T>
 
-/** Makes the one way through which the engine reaches its store. */
+/** How late a deadline may come without anything being wrong: a busy process is late by some milliseconds. */
+const STALL_MS = 100
+
+/**
+ * Makes the one way through which the engine reaches its store.
+ *
+ * Time in which this process did not run is not held against the store. A process that was stopped finds its deadlines
+ * passed before it has read an answer that came meanwhile, or has sent the call at all. So the time is given in two
+ * halves, and a half that ended late is given again: after a stall, the store has at least one half.
+ */
 export function createStoreCalls(options: {
   readonly events: Events
   readonly storeTimeoutMs: number
@@ -31,10 +40,21 @@ export function createStoreCalls(options: {
         )
         return true
       }
-      const deadline = deadlines.after(timeoutMs, () => {
+      const halfMs = timeoutMs / 2
+      let halvesLeft = 2
+      let dueAt = startedAt + halfMs
+      let deadline = deadlines.after(halfMs, onDue)
+      function onDue(): void {
+        const now = performance.now()
+        if (now - dueAt <= STALL_MS) halvesLeft -= 1
+        if (halvesLeft > 0) {
+          dueAt = now + halfMs
+          deadline = deadlines.after(halfMs, onDue)
+          return
+        }
         const error = new StoreUnavailableError(`The store did not answer "${step}" within ${timeoutMs} ms`)
         if (settle(error)) reject(error)
-      })
+      }
       const failed = (cause: unknown): void => {
         const error = isIdempotencyError(cause)
           ? cause
