@@ -124,7 +124,7 @@ async function perform<T>(
   try {
     value = await work(run)
   } catch (error) {
-    return await run.failed<T>(error)
+    return await run.failed<T>(error, isAtomic)
   }
   return await run.succeeded(value, isAtomic)
 }
@@ -207,7 +207,7 @@ class HeldRun implements RunExecution {
   }
 
   /** The work threw: what the caller of the operation gets. */
-  async failed<T>(error: unknown): Promise<T> {
+  async failed<T>(error: unknown, isAtomic: boolean): Promise<T> {
     await this.#transaction
     const kept = this.#committed ?? (this.#hasSaved ? await this.#execution.decide() : undefined)
     if (kept !== undefined) {
@@ -216,7 +216,7 @@ class HeldRun implements RunExecution {
       return kept.body === null ? (undefined as T) : valueIn<T>(kept, this.key)
     }
     if (error instanceof CommitUndecidedError) throw error
-    if (this.#isForgotten || saysNothingHappened(error) || !this.#isFinal(error)) {
+    if (this.#isForgotten || saysNothingHappened(error) || !this.#isFinal(error, isAtomic)) {
       await this.#execution.release()
       throw error
     }
@@ -228,8 +228,8 @@ class HeldRun implements RunExecution {
   }
 
   /** Whether a failure answers retries: its effect may exist, or the application refused and will refuse again. */
-  #isFinal(error: unknown): boolean {
-    const hasNoEffect = this.#hasRolledBack || this.#hasSaved
+  #isFinal(error: unknown, isAtomic: boolean): boolean {
+    const hasNoEffect = this.#hasRolledBack || this.#hasSaved || isAtomic
     return !hasNoEffect || error instanceof ClaimLostError || isRefusal(error)
   }
 }

@@ -261,9 +261,9 @@ class HeldExchange<TRequest> implements Exchange {
 
   #isKept({ status, headers, body }: CapturedAnswer): boolean {
     if (RELEASING_STATUSES.has(status)) return false
-    // All effects were statements of a transaction that was rolled back: a retry may well succeed.
-    if (this.#hasRolledBack && status >= 500) return false
-    const { keep } = this.#parts.settings
+    const { keep, policy } = this.#parts.settings
+    // All effects were statements of a transaction that was rolled back, or never came to commit: a retry may well succeed.
+    if ((this.#hasRolledBack || policy.atomic) && status >= 500) return false
     if (keep === undefined) return true
     try {
       return keep({ status, headers, body: body === 'too-long' ? undefined : body })

@@ -710,6 +710,20 @@ describeWith(['postgres'], 'a route that is atomic', () => {
       expect(await send('/', { key })).toMatchObject({ status: 422, isReplay })
   })
 
+  it('releases the key after a failure of the server, since nothing can have committed', async () => {
+    let runs = 0
+    const { send } = await anAtomicApp((app) =>
+      app.post('/', { config: { idempotency: { atomic: true } } }, async (request) => {
+        runs += 1
+        if (runs === 1) throw new Error('the handler failed before its transaction')
+        return request.idempotency.transaction(async () => ({ runs }))
+      }),
+    )
+    const key = aKey()
+    expect(await send('/', { key })).toMatchObject({ status: 500, isReplay: false })
+    expect(await send('/', { key })).toMatchObject({ status: 200, bytes: Buffer.from('{"runs":2}') })
+  })
+
   it('runs again by itself what stopped in the middle', async () => {
     const stopped = gate()
     const runs: number[] = []

@@ -141,6 +141,19 @@ describeWith(['postgres'], 'run, with a transaction', () => {
     expect(runs).toBe(1)
   })
 
+  it('releases the key of what is atomic and fails without one', async () => {
+    const { run } = anEngine({ atomic: true })
+    let runs = 0
+    const attempt = () =>
+      run({ scope: 'acme', key: 'fails before' }, ({ transaction }) => {
+        runs += 1
+        if (runs === 1) throw new Error('not yet')
+        return transaction(async () => runs)
+      })
+    await expect(attempt()).rejects.toThrow('not yet')
+    expect(await attempt()).toBe(2)
+  })
+
   it('is refused at start where the store has no transactions', () => {
     expect(() => createIdempotency({ store: memoryStore(), atomic: true })).toThrow('"atomic"')
   })
