@@ -64,16 +64,16 @@ export interface Execution {
   saveIn(execute: ExecuteStatement, outcome: Outcome): Promise<void>
 
   /**
-   * Finds out whether a transaction that kept an outcome was committed, and sees to it that it no longer can be where it
+   * Finds out whether a transaction that kept `outcome` was committed, and sees to it that it no longer can be where it
    * was not: then the claim is given back.
    *
-   * @returns the outcome that is kept, or `undefined` when nothing was committed.
+   * @returns the outcome that is kept, or `undefined` when it was not committed.
    * @throws {CommitUndecidedError} when nobody can say now. It is found out in the background.
    */
-  decide(): Promise<Outcome | undefined>
+  decide(outcome: Outcome): Promise<Outcome | undefined>
 
-  /** The outcome that the record holds by now, if it holds one. */
-  keptOutcome(): Promise<Outcome | undefined>
+  /** The outcome that the record holds by now, if it is `outcome`, and of this run. */
+  keptOutcome(outcome: Outcome): Promise<Outcome | undefined>
 
   /**
    * After a claim was lost: the answer that whoever has it now has kept, or one's own where nobody has it.
@@ -249,7 +249,7 @@ class HeldExecution implements LiveExecution {
         throw new ClaimLostError(subject.key)
       case 'undecided': {
         this.#emit({ type: 'commit-undecided', operation: subject, error: ended.error })
-        const outcome = await this.decide()
+        const outcome = ended.outcome && (await this.decide(ended.outcome))
         if (outcome !== undefined) return { kind: 'committed', value: ended.value, outcome }
         throw new StoreUnavailableError('The transaction was not committed', { cause: ended.error })
       }
@@ -268,16 +268,16 @@ class HeldExecution implements LiveExecution {
     throw new ClaimLostError(subject.key)
   }
 
-  async decide(): Promise<Outcome | undefined> {
+  async decide(outcome: Outcome): Promise<Outcome | undefined> {
     if (this.#state !== 'running') return undefined
     this.#state = 'ending'
     try {
-      return await this.#verdict()
+      return await this.#verdict(outcome)
     } catch (cause) {
       this.#context.background(
         this.#insist(
           async () => {
-            await this.#verdict()
+            await this.#verdict(outcome)
           },
           (error) => this.#emit({ type: 'save-abandoned', operation: this.#claim.subject, error }),
         ),
@@ -286,25 +286,27 @@ class HeldExecution implements LiveExecution {
     }
   }
 
-  async keptOutcome(): Promise<Outcome | undefined> {
+  async keptOutcome(outcome: Outcome): Promise<Outcome | undefined> {
     const { subject, fence } = this.#claim
     const { store, call } = this.#context
     const record = await call('find', () => store.find(subject.id))
     if (record?.status !== 'completed' || record.fence !== fence) return undefined
+    // A store that lost this claim in a crash counts its fences anew: the record may be of another run.
+    if (!isSame(record.outcome, outcome)) return undefined
     if (this.#state !== 'ended') this.#kept(record.outcome, false)
     return record.outcome
   }
 
   /** Whether the record has an outcome now. If it has none, it is made sure that a commit under way cannot add one. */
-  async #verdict(): Promise<Outcome | undefined> {
+  async #verdict(expected: Outcome): Promise<Outcome | undefined> {
     const { subject, token, fence } = this.#claim
     const { store, call } = this.#context
-    const kept = await this.keptOutcome()
+    const kept = await this.keptOutcome(expected)
     if (kept !== undefined) return kept
     // The store keeps this step waiting behind a commit that is under way, and a later one finds its token gone.
     const released = await call('release', () => store.release(subject.id, token))
     // It ended between the two steps: committed after all, or taken over.
-    const outcome = released ? undefined : await this.keptOutcome()
+    const outcome = released ? undefined : await this.keptOutcome(expected)
     if (outcome !== undefined) return outcome
     this.#emit({ type: 'rolled-back', operation: subject, fence, why: released ? 'failed' : 'lost' })
     if (!released) this.#lose()
@@ -470,6 +472,12 @@ class HeldExecution implements LiveExecution {
   #emit(event: IdempotencyEvent): void {
     this.#context.events.emit(event)
   }
+}
+
+function isSame(one: Outcome, other: Outcome): boolean {
+  if (one.result !== other.result || one.head !== other.head) return false
+  if (one.body === null || other.body === null) return one.body === other.body
+  return Buffer.compare(one.body, other.body) === 0
 }
 
 interface Kept {

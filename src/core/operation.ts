@@ -137,7 +137,8 @@ class HeldRun implements RunExecution {
   /** What a transaction committed: the value of the operation, whatever the work returns or throws after it. */
   #committed: Outcome | undefined
   #hasRolledBack = false
-  #hasSaved = false
+  /** What the work has saved in a transaction of its own. */
+  #saved: Outcome | undefined
   /** A transaction that nobody may have waited for. */
   #transaction: Promise<unknown> | undefined
 
@@ -166,8 +167,9 @@ class HeldRun implements RunExecution {
   }
 
   readonly saveIn = async (execute: ExecuteStatement, value: unknown): Promise<void> => {
-    await this.#execution.saveIn(execute, valueOutcome(value))
-    this.#hasSaved = true
+    const outcome = valueOutcome(value)
+    await this.#execution.saveIn(execute, outcome)
+    this.#saved = outcome
   }
 
   async #transact<T, TClient>(work: (tx: TClient) => Promise<T>): Promise<T> {
@@ -188,7 +190,7 @@ class HeldRun implements RunExecution {
   /** The work returned: what the caller of the operation gets. */
   async succeeded<T>(value: T, isAtomic: boolean): Promise<T> {
     await this.#transaction
-    const kept = this.#committed ?? (this.#hasSaved ? await this.#execution.keptOutcome() : undefined)
+    const kept = this.#committed ?? (this.#saved && (await this.#execution.keptOutcome(this.#saved)))
     if (kept !== undefined) return kept.body === null ? value : valueIn<T>(kept, this.key)
     if (this.#isForgotten) {
       await this.#execution.release()
@@ -209,7 +211,7 @@ class HeldRun implements RunExecution {
   /** The work threw: what the caller of the operation gets. */
   async failed<T>(error: unknown, isAtomic: boolean): Promise<T> {
     await this.#transaction
-    const kept = this.#committed ?? (this.#hasSaved ? await this.#execution.decide() : undefined)
+    const kept = this.#committed ?? (this.#saved && (await this.#execution.decide(this.#saved)))
     if (kept !== undefined) {
       // The operation has succeeded, and its retries will hear so. That the rest failed must not be silent.
       process.emitWarning(error instanceof Error ? error : String(error), 'OncekeyAfterCommitWarning')
@@ -229,7 +231,7 @@ class HeldRun implements RunExecution {
 
   /** Whether a failure answers retries: its effect may exist, or the application refused and will refuse again. */
   #isFinal(error: unknown, isAtomic: boolean): boolean {
-    const hasNoEffect = this.#hasRolledBack || this.#hasSaved || isAtomic
+    const hasNoEffect = this.#hasRolledBack || this.#saved !== undefined || isAtomic
     return !hasNoEffect || error instanceof ClaimLostError || isRefusal(error)
   }
 }

@@ -23,7 +23,12 @@ export type Transacted<T> =
   /** The claim had gone to somebody else: everything was rolled back. */
   | { readonly kind: 'lost' }
   /** The commit was asked for, and its answer did not come. */
-  | { readonly kind: 'undecided'; readonly value: T; readonly error: unknown }
+  | {
+      readonly kind: 'undecided'
+      readonly value: T
+      readonly outcome: Outcome | undefined
+      readonly error: unknown
+    }
 
 /** What a transaction needs of those who run it. */
 export interface TransactionParts {
@@ -95,8 +100,7 @@ export async function transact<T>(parts: TransactionParts, work: TransactionWork
   try {
     const result = await Promise.race([running, rejectionOf(signal, running)])
     if (!result.committed) return { kind: 'lost' }
-    const outcome = ended?.outcome
-    return { kind: 'committed', value: result.value, outcome: outcome === 'roll-back' ? undefined : outcome }
+    return { kind: 'committed', value: result.value, outcome: outcomeOf(ended) }
   } catch (error) {
     if (attempts === 0 && !signal.aborted)
       throw new StoreUnavailableError('The store failed at "begin"', { cause: error })
@@ -107,11 +111,16 @@ export async function transact<T>(parts: TransactionParts, work: TransactionWork
     }
     // Once the work is done, all that can fail is the commit. Before, it certainly was not asked for.
     const isUndecided = ended !== undefined && (signal.aborted || error instanceof CommitUndecidedError)
-    if (isUndecided && ended !== undefined) return { kind: 'undecided', value: ended.value, error }
+    if (isUndecided && ended !== undefined)
+      return { kind: 'undecided', value: ended.value, outcome: outcomeOf(ended), error }
     throw error
   } finally {
     endTurn()
   }
+}
+
+function outcomeOf(ended: WorkEnd<unknown> | undefined): Outcome | undefined {
+  return ended?.outcome === 'roll-back' ? undefined : ended?.outcome
 }
 
 /** Unwinds a transaction that is to roll back. Nobody outside sees it. */

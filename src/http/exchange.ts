@@ -206,7 +206,8 @@ class HeldExchange<TRequest> implements Exchange {
     this.#isOpen = false
     if (this.#isForgotten || this.#hasRolledBack) return this.#parts.execution.release()
     try {
-      if (this.#saved !== undefined && (await this.#parts.execution.keptOutcome()) !== undefined) return
+      const { execution } = this.#parts
+      if (this.#saved !== undefined && (await execution.keptOutcome(this.#saved)) !== undefined) return
       await this.#keep(this.#outcomeOf({ status, headers: {}, body: 'too-long', isText: false }))
     } catch {
       // Only a lost claim rejects, the engine has reported it, and the client has its answer.
@@ -219,10 +220,10 @@ class HeldExchange<TRequest> implements Exchange {
     if (this.#saved === undefined) return undefined
     if (status >= 400) {
       this.#hasRolledBack = true
-      return execution.decide()
+      return execution.decide(this.#saved)
     }
     try {
-      return await execution.keptOutcome()
+      return await execution.keptOutcome(this.#saved)
     } catch {
       // The store is away, which the engine has reported. The handler says that it succeeded: as ever, that is kept.
       await this.#keep(this.#saved)

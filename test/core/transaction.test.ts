@@ -220,6 +220,40 @@ describeWith(['postgres'], 'run, with a transaction', () => {
     })
   })
 
+  it('is not taken for committed when the database has lost its claim as well, and another run has ended', async () => {
+    const key = 'forgotten'
+    const store = postgresStore(line)
+    const other = anEngine({}, pool)
+    let answer: unknown
+    const forgetful = anEngine({
+      store: {
+        ...store,
+        async find(id) {
+          if (answer === undefined) {
+            // What the crash of a database may leave of a claim that waited for no disk: nothing.
+            await pool.query('delete from oncekey_records where id = $1', [id])
+            answer = await payOnce(other, 'by the other')
+          }
+          return store.find(id)
+        },
+      },
+    })
+    const payOnce = ({ run }: Idempotency, by: string) =>
+      run({ scope: 'acme', key }, ({ transaction }) =>
+        transaction(async (tx) => {
+          await move(tx, money.schema, { key: by })
+          return by
+        }),
+      )
+    line.disturbCommit('never-arrives')
+    await expect(payOnce(forgetful, 'by the first')).rejects.toMatchObject({
+      code: 'IDEMPOTENCY_STORE_UNAVAILABLE',
+    })
+    expect(answer).toBe('by the other')
+    expect(await payOnce(anEngine(), 'by a retry')).toBe('by the other')
+    expect(await money.transfers()).toEqual(['by the other'])
+  })
+
   it('waits for a commit that is on its way, and does not let a retry run beside it', async () => {
     const engine = anEngine()
     line.disturbCommit('stalls-between')
