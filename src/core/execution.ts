@@ -392,7 +392,7 @@ class HeldExecution implements LiveExecution {
   }
 
   async answerOfTheHolder(): Promise<Answer> {
-    const { subject, fence, fingerprint } = this.#claim
+    const { subject, fence, fingerprint, policy } = this.#claim
     const { store, call } = this.#context
     this.#emit({ type: 'outcome-lost', operation: subject, fence })
     this.#end()
@@ -400,7 +400,8 @@ class HeldExecution implements LiveExecution {
     if (record?.status === 'completed' && record.fingerprint === fingerprint)
       return { whose: 'other', outcome: record.outcome }
     if (record === undefined) return OWN
-    throw record.status === 'running'
+    // What is unknown is not the last word where a retry runs it again, or finds out.
+    throw record.status === 'running' || policy.onUnknown !== 'reject'
       ? new KeyInProgressError(subject.key)
       : new OutcomeUnknownError(subject.key)
   }

@@ -24,18 +24,15 @@ async function orphaned(policy: Partial<Policy>): Promise<{
     route: 'POST /payments',
     policy: { ...DEFAULT_POLICY, leaseMs: 50 },
   }
-  const begun = await createEngine({ ...settings, store: line.store }).begin(operation)
+  const asked = { ...operation, policy: { ...operation.policy, ...policy } }
+  const begun = await createEngine({ ...settings, store: line.store }).begin(asked)
   if (begun.kind !== 'run') throw new Error('The operation was replayed')
   line.disturb('renew', 'stalls')
   const engine = createEngine({ ...settings, store })
   await expect
     .poll(() => engine.begin(operation).catch((error) => error.code))
     .toBe('IDEMPOTENCY_OUTCOME_UNKNOWN')
-  return {
-    engine,
-    operation: { ...operation, policy: { ...operation.policy, ...policy } },
-    dead: begun.execution,
-  }
+  return { engine, operation: asked, dead: begun.execution }
 }
 
 describe("onUnknown: 'reject'", () => {
@@ -64,6 +61,16 @@ describe("onUnknown: 'rerun'", () => {
     await expect(engine.begin({ ...operation, fingerprint: 'two' })).rejects.toMatchObject({
       code: 'IDEMPOTENCY_KEY_REUSED',
     })
+  })
+
+  it('lets the late first holder be asked again when the second has died as well', async () => {
+    const { engine, operation, dead } = await orphaned({ onUnknown: 'rerun' })
+    const begun = await engine.begin(operation)
+    if (begun.kind !== 'run') throw new Error('The operation was replayed')
+    // A claim that was taken over and is given back is unknown again.
+    await begun.execution.release()
+    await expect(dead.complete(anOutcome())).rejects.toMatchObject({ code: 'IDEMPOTENCY_KEY_IN_PROGRESS' })
+    expect(await engine.begin(operation)).toMatchObject({ kind: 'run', execution: { fence: 3 } })
   })
 
   it('gives the late first holder the answer of the second', async () => {
