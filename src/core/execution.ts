@@ -223,7 +223,10 @@ class HeldExecution implements LiveExecution {
           onCommitting: () => {
             this.#isCommitting = true
           },
-          onRepeated: (attempt) => this.#emit({ type: 'transaction-repeated', operation: subject, attempt }),
+          onRepeated: (attempt) => {
+            this.#isCommitting = false
+            this.#emit({ type: 'transaction-repeated', operation: subject, attempt })
+          },
         },
         work,
       )

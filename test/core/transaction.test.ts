@@ -254,6 +254,34 @@ describeWith(['postgres'], 'run, with a transaction', () => {
     expect(await money.transfers()).toEqual(['by the other'])
   })
 
+  it('aborts its signal when its claim is lost while it runs again', async () => {
+    const store = postgresStore(pool)
+    let attempts = 0
+    const refusing: typeof store = {
+      ...store,
+      transaction: (work, settings) =>
+        store.transaction?.(async (tx) => {
+          const value = await work(tx)
+          if (attempts === 1) throw Object.assign(new Error('refused at the commit'), { code: '40001' })
+          return value
+        }, settings) ?? expect.fail('the store has no transactions'),
+    }
+    const { run } = anEngine({ store: refusing, lease: 300 })
+    let aborted = false
+    const running = run({ scope: 'acme', key: 'again' }, ({ transaction, signal }) =>
+      transaction(async () => {
+        attempts += 1
+        if (attempts === 1) return 'refused'
+        await pool.query(`update oncekey_records set token = 'another' where key = 'again'`)
+        await expect.poll(() => signal.aborted, { timeout: 10_000 }).toBe(true)
+        aborted = true
+        return 'overtaken'
+      }),
+    )
+    await expect(running).rejects.toMatchObject({ code: 'IDEMPOTENCY_KEY_IN_PROGRESS' })
+    expect([attempts, aborted]).toEqual([2, true])
+  })
+
   it('waits for a commit that is on its way, and does not let a retry run beside it', async () => {
     const engine = anEngine()
     line.disturbCommit('stalls-between')
