@@ -261,8 +261,8 @@ export class TransactionMisuseError extends IdempotencyError {
   override readonly name = 'TransactionMisuseError'
   readonly statusCode = 500
 
-  constructor(message: string) {
-    super('IDEMPOTENCY_TRANSACTION_MISUSED', message)
+  constructor(message: string, options?: ErrorOptions) {
+    super('IDEMPOTENCY_TRANSACTION_MISUSED', message, options)
   }
 }
 

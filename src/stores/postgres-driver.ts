@@ -1,4 +1,4 @@
-import { CommitUndecidedError } from '../contract/errors.js'
+import { CommitUndecidedError, TransactionMisuseError } from '../contract/errors.js'
 import type { TransactionSettings } from '../contract/store.js'
 
 /** The way to a Postgres server. Made of a `pg` Pool by the store itself, and of other clients by a function each. */
@@ -202,7 +202,7 @@ async function runOn<T>(
       }
       // After a refused commit there is nothing to roll back, after a failed last statement there is.
       await rollBack()
-      throw cause
+      throw nameIgnoredFailure(cause)
     }
     assertCommitted(
       Array.isArray(result) ? (result as readonly PostgresResult[]).at(-1) : (result as PostgresResult),
@@ -224,27 +224,51 @@ export function lockTimeoutText({ lockTimeoutMs }: TransactionSettings): string 
 }
 
 /**
- * Whether the server itself has refused a commit. Anything else, a closing server (class 57) or a lost connection (class
- * 08) among it, leaves open whether it was committed.
+ * Whether the server itself has refused a commit. Anything else, a closing server (class 57), a lost connection (class
+ * 08) or one that says itself that it does not know (40003) among it, leaves open whether it was committed.
  *
  * @see https://www.postgresql.org/docs/current/errcodes-appendix.html
  */
 export function isRefusal(error: unknown): boolean {
   const { code, severity } = (error ?? {}) as { readonly code?: unknown; readonly severity?: unknown }
   if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code)) return false
-  return severity === 'ERROR' && !code.startsWith('57') && !code.startsWith('08')
+  return severity === 'ERROR' && code !== '40003' && !code.startsWith('57') && !code.startsWith('08')
 }
 
 /**
  * A commit after a failed statement is answered as a roll-back, and not as an error.
  *
- * @throws when nothing was committed.
+ * @throws {TransactionMisuseError} when nothing was committed.
  */
 function assertCommitted(result: PostgresResult | undefined): void {
-  if (result?.command !== 'ROLLBACK') return
-  throw new Error(
+  if (result?.command === 'ROLLBACK') throw ignoredFailure()
+}
+
+/**
+ * Names the failure of a transaction that went on after one of its statements had failed: whatever comes then is refused
+ * by the server, and says nothing about the cause. Any other failure stays as it is.
+ */
+export function nameIgnoredFailure(error: unknown): unknown {
+  // in_failed_sql_transaction
+  return (error as { readonly code?: unknown } | undefined)?.code === '25P02' ? ignoredFailure(error) : error
+}
+
+function ignoredFailure(cause?: unknown): TransactionMisuseError {
+  return new TransactionMisuseError(
     'The transaction was rolled back: one of its statements had failed, and its error was ignored',
+    { cause },
   )
+}
+
+/** Waits for `promise`, and no longer than until `signal` aborts. It may settle unobserved then. */
+export function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason)
+    const done = (): void => signal.removeEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).then(done, done)
+  })
 }
 
 function asError(reason: unknown): Error {

@@ -11,6 +11,7 @@ import { CLAIM_LOST } from './postgres-complete.js'
 import {
   type DriverEnd,
   type DriverTransaction,
+  nameIgnoredFailure,
   type PostgresDriver,
   type PostgresPool,
   poolDriver,
@@ -124,7 +125,10 @@ export function postgresStore(
     if (last !== undefined) return { value, last }
     const { id, token, outcome, ttlMs } = completion
     const execute: ExecuteStatement = (text, values) => transaction.query(text, values, prepare)
-    if (await completeIn(execute, id, token, outcome, ttlMs)) return { value, last: undefined }
+    const isKept = await completeIn(execute, id, token, outcome, ttlMs).catch((error: unknown) => {
+      throw nameIgnoredFailure(error)
+    })
+    if (isKept) return { value, last: undefined }
     throw Object.assign(new Error('The claim was lost'), { code: CLAIM_LOST })
   }
 
