@@ -253,7 +253,8 @@ export function nameIgnoredFailure(error: unknown): unknown {
   return (error as { readonly code?: unknown } | undefined)?.code === '25P02' ? ignoredFailure(error) : error
 }
 
-function ignoredFailure(cause?: unknown): TransactionMisuseError {
+/** The failure of a transaction that went on after one of its statements had failed, with what that failed with. */
+export function ignoredFailure(cause?: unknown): TransactionMisuseError {
   return new TransactionMisuseError(
     'The transaction was rolled back: one of its statements had failed, and its error was ignored',
     { cause },

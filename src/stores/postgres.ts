@@ -29,6 +29,20 @@ export type {
   PostgresQuery,
   PostgresResult,
 } from './postgres-driver.js'
+export {
+  type PGliteDatabase,
+  type PGliteQueries,
+  type PGliteQueryOptions,
+  type PGliteResult,
+  pglite,
+} from './postgres-pglite.js'
+export {
+  type PostgresJsClient,
+  type PostgresJsOptions,
+  type PostgresJsQueries,
+  type PostgresJsResult,
+  postgresJs,
+} from './postgres-porsager.js'
 
 /** Where the records are, and how they are reached. */
 export interface PostgresStoreOptions {

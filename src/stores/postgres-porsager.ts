@@ -1,0 +1,202 @@
+import { CommitUndecidedError, OptionsError } from '../contract/errors.js'
+import type { TransactionSettings } from '../contract/store.js'
+import {
+  type DriverEnd,
+  type DriverTransaction,
+  ignoredFailure,
+  isRefusal,
+  lockTimeoutText,
+  type PostgresDriver,
+  unlessAborted,
+} from './postgres-driver.js'
+import { createTransactionGuard } from './postgres-porsager-guard.js'
+import { createTurns } from './postgres-turns.js'
+import { parseValue } from './postgres-values.js'
+
+/** What a `postgres` client and its transactions have in common, as far as the Postgres store uses it. */
+export interface PostgresJsQueries {
+  unsafe(
+    text: string,
+    values?: unknown[],
+    options?: { readonly prepare?: boolean },
+  ): { raw(): PromiseLike<PostgresJsResult> }
+}
+
+/** The part of a `postgres` client (postgres.js) that the Postgres store uses. */
+export interface PostgresJsClient extends PostgresJsQueries {
+  begin(options: string, work: (transaction: PostgresJsQueries) => Promise<void>): Promise<unknown>
+  readonly options: PostgresJsOptions
+}
+
+/** What the store has to know of how a client was made. */
+export interface PostgresJsOptions {
+  readonly max: number
+  readonly transform: {
+    readonly column: { readonly from?: ((name: string) => string) | undefined }
+    readonly row: { readonly from?: unknown }
+  }
+}
+
+/** Rows as they came: a list of columns each, as text in bytes. */
+export type PostgresJsResult = readonly (readonly (Uint8Array | null)[])[] & {
+  readonly columns: readonly { readonly name: string; readonly type: number }[]
+}
+
+/**
+ * A `postgres` client (postgres.js) as a client for `postgresStore`. Give the store a client of its own: under load,
+ * postgres.js can begin a transaction on a connection that others use at the same time, and only a client that nobody
+ * else sends to can be kept from that. A transaction gets its `sql`, which refuses statements once its connection is lost
+ * or it has ended; without that, postgres.js would run them on another connection, each for itself.
+ *
+ * @throws {OptionsError} when `sql` is no such client, or makes something else of its rows (`transform.row`).
+ */
+export function postgresJs(sql: PostgresJsClient): PostgresDriver {
+  assertUsable(sql)
+  // Never more than there are connections: then no statement is sent behind another, and none behind a BEGIN.
+  const turns = createTurns(sql.options.max)
+  let broken: Error | undefined
+
+  async function inTurn<T>(step: () => PromiseLike<T>): Promise<T> {
+    const endTurn = await turns.take()
+    try {
+      if (broken !== undefined) throw broken
+      return await step()
+    } finally {
+      endTurn()
+    }
+  }
+
+  return {
+    query: (text, values, prepare) => inTurn(() => rowsOf(sql, sql.options, text, values, prepare)),
+
+    async execute(text) {
+      // What has been migrated already would be printed by the client as a notice.
+      await inTurn(() => sql.unsafe(`set local client_min_messages = warning; ${text}`).raw())
+    },
+
+    async transaction(settings, work) {
+      const endTurn = await turns.take(settings.signal)
+      try {
+        if (broken !== undefined) throw broken
+        return await transact(sql, settings, work)
+      } catch (error) {
+        if (codeOf(error) === 'UNSAFE_TRANSACTION') broken = beyondRepair(error)
+        throw error
+      } finally {
+        endTurn()
+      }
+    },
+  }
+}
+
+function assertUsable(sql: PostgresJsClient): void {
+  const { unsafe, begin, options } = (sql ?? {}) as Partial<PostgresJsClient>
+  if (typeof unsafe !== 'function' || typeof begin !== 'function' || options === undefined)
+    throw new OptionsError(
+      'postgresJs: it takes a client of the package "postgres", as postgres(url) gives one',
+    )
+  if (options.transform.row.from !== undefined)
+    throw new OptionsError(
+      'postgresJs: this client makes something else of whole rows (transform.row), which the store cannot read: give it a client without that',
+    )
+}
+
+/** A connection with an open transaction is among those for everybody. What is sent there may never be committed. */
+function beyondRepair(cause: unknown): Error {
+  return new Error(
+    'postgresJs: postgres.js has begun a transaction on a connection that others use. Give the store a client of its own, and restart',
+    { cause },
+  )
+}
+
+async function rowsOf(
+  sql: PostgresJsQueries,
+  { transform }: PostgresJsOptions,
+  ...[text, values, prepare]: Parameters<DriverTransaction['query']>
+): Promise<readonly unknown[]> {
+  // Raw, so that nothing that the client does to values of the application is done to ours.
+  const result = await sql.unsafe(text, values, { prepare }).raw()
+  const { columns } = result
+  return result.map((fields) => {
+    const row: Record<string, unknown> = {}
+    for (const [index, { name, type }] of columns.entries()) {
+      const field = fields[index]
+      row[name] = field == null ? null : parseValue(type, Buffer.from(field).toString())
+    }
+    return transform.column.from === undefined ? row : underOwnNames(row, transform.column.from)
+  })
+}
+
+/** Lets a row be read by the names that the statement gave, where the client has changed them, as to camel case. */
+function underOwnNames(row: Record<string, unknown>, renamed: (name: string) => string): unknown {
+  return new Proxy(row, { get: (target, name) => target[renamed(String(name))] })
+}
+
+async function transact<T>(
+  sql: PostgresJsClient,
+  settings: TransactionSettings,
+  work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
+): Promise<T> {
+  const { signal, isolation } = settings
+  const guard = createTransactionGuard()
+  const state: TransactionState<T> = { running: undefined, done: undefined, failure: undefined }
+
+  async function run(transaction: PostgresJsQueries): Promise<void> {
+    signal.throwIfAborted()
+    const client = guard.guarded(transaction)
+    const lockTimeout = lockTimeoutText(settings)
+    if (lockTimeout !== undefined) await client.unsafe(lockTimeout).raw()
+    const { value, last } = await work({ client, query: (...args) => rowsOf(client, sql.options, ...args) })
+    if (last !== undefined) await client.unsafe(last).raw()
+    state.done = { value }
+  }
+
+  async function inTransaction(transaction: PostgresJsQueries): Promise<void> {
+    const running = run(transaction)
+    state.running = running
+    try {
+      await guard.hold(async () => {
+        try {
+          await unlessAborted(signal, running)
+        } catch (error) {
+          guard.end(error)
+          throw error
+        }
+      })
+    } catch (error) {
+      state.failure = { error }
+      throw error
+    } finally {
+      guard.end(new Error('The transaction has ended'))
+      state.running = undefined
+    }
+  }
+
+  try {
+    await sql.begin(isolation === undefined ? '' : `isolation level ${isolation}`, inTransaction)
+  } catch (error) {
+    const { running, done, failure } = state
+    if (running !== undefined) {
+      guard.lose(error)
+      // Nothing of it will be committed. Whoever begins anew should not do so beside the old work.
+      await unlessAborted(signal, running)
+      throw error
+    }
+    // In the place of a failure that only follows from an ignored one, postgres.js reports the ignored one.
+    if (failure !== undefined && error !== failure.error && isRefusal(error)) throw ignoredFailure(error)
+    if (failure !== undefined) throw failure.error
+    throw done === undefined || isRefusal(error) ? error : new CommitUndecidedError({ cause: error })
+  }
+  return (state.done as { readonly value: T }).value
+}
+
+interface TransactionState<T> {
+  /** The work, while postgres.js waits for it. */
+  running: Promise<void> | undefined
+  done: { readonly value: T } | undefined
+  failure: { readonly error: unknown } | undefined
+}
+
+function codeOf(error: unknown): unknown {
+  return (error as { readonly code?: unknown } | undefined)?.code
+}
