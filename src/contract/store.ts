@@ -115,10 +115,15 @@ export type TransactionResult<T> =
   | { readonly committed: false }
 
 /**
- * Runs one statement in a transaction of the application. `text` has parameters `$1`, `$2`, ... with a cast where the
- * type matters; `values` are text, numbers, booleans, bytes or `null`.
+ * Runs one statement in a transaction of the application, and gives its rows. It gets the statement in two forms, for
+ * clients differ: as `text` with `$1`, `$2`, ... for its `values`, and as the `strings` between them, as a template tag is
+ * called: `tag(strings, ...values)`. Values are text, numbers, booleans, bytes or `null`, each with a cast in the text.
  */
-export type ExecuteStatement = (text: string, values: unknown[]) => Promise<StatementResult>
+export type ExecuteStatement = (
+  text: string,
+  values: unknown[],
+  strings: TemplateStringsArray,
+) => PromiseLike<StatementResult>
 
 /** The rows that a statement gave: a list, or an object with one, as most clients have it. */
 export type StatementResult = readonly unknown[] | { readonly rows: readonly unknown[] }
@@ -195,6 +200,8 @@ export interface IdempotencyStore {
    * Completes as `transaction` does, in a transaction that the application has begun by itself.
    *
    * @returns `false` when the claim was lost; the application must roll back then.
+   * @throws {TransactionMisuseError} when `execute` gives no rows, or runs its statements each for itself: the outcome
+   *   would be kept whatever became of the transaction. Nothing is kept then.
    */
   completeIn?(
     execute: ExecuteStatement,

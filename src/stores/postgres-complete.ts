@@ -1,4 +1,4 @@
-import type { Completion } from '../contract/store.js'
+import type { Completion, Outcome } from '../contract/store.js'
 import type { TableNames } from './postgres-migrations.js'
 import { bucketOf } from './postgres-record.js'
 
@@ -57,4 +57,65 @@ export function completeOrFailText(
 
 function hex(bytes: Buffer): string {
   return `decode('${bytes.toString('hex')}', 'hex')`
+}
+
+/** Stands where a value goes, each in its order. No name of a table has it. */
+const HERE = '\0'
+
+/** A statement in both forms that `ExecuteStatement` takes. */
+export interface TwofoldStatement {
+  readonly text: string
+  readonly strings: TemplateStringsArray
+}
+
+/**
+ * Completes a record as a part of a transaction, once: not where an earlier transaction of the same token has. Its values
+ * are `completionValues`. One row when it is kept.
+ */
+export function completeOnce(table: string): TwofoldStatement {
+  return twofold(completionText(table, ''))
+}
+
+/**
+ * As `completeOnce`, where somebody else sends it and could do so outside of the transaction, by a slip: then it does
+ * nothing. A transaction that has written has a number, and a statement of its own has none before it writes. One row
+ * when it is kept, none when the claim was lost, two when the transaction has written nothing, or is none.
+ */
+export function completeInWritten(table: string): TwofoldStatement {
+  return twofold(`
+with kept as (${completionText(table, 'and pg_current_xact_id_if_assigned() is not null')})
+select 1 as done from kept
+union all
+select 2 from generate_series(1, 2) where pg_current_xact_id_if_assigned() is null`)
+}
+
+/** Makes a transaction one that has written, without a trace. */
+export const ASSIGN_NUMBER: TwofoldStatement = twofold('select pg_current_xact_id()::text as done')
+
+/** The values of `completeOnce` and `completeInWritten`. */
+export function completionValues({ id, token, outcome, ttlMs }: Completion): unknown[] {
+  const { result, head, body } = outcome
+  return [result, head, asBuffer(body), ttlMs, ttlMs, id, token]
+}
+
+/** Bytes as every client takes them. */
+export function asBuffer(body: Outcome['body']): Buffer | null {
+  return body === null ? null : Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+}
+
+function completionText(table: string, condition: string): string {
+  const expiresAt = `clock_timestamp() + ${HERE}::float8 * interval '1 millisecond'`
+  return `
+update ${table} r set
+  status = 'completed', result = ${HERE}::text, head = ${HERE}::text, body = ${HERE}::bytea,
+  completed_at = clock_timestamp(), expires_at = ${expiresAt}, expiry_bucket = ${bucketOf(expiresAt)}
+where r.id = ${HERE}::text and r.token = ${HERE}::text and r.status = 'running'
+  and r.expires_at > clock_timestamp() ${condition}
+returning 1 as done`
+}
+
+function twofold(template: string): TwofoldStatement {
+  const strings = template.split(HERE)
+  const text = strings.reduce((before, after, index) => `${before}$${index}${after}`)
+  return { text, strings: Object.freeze(Object.assign(strings, { raw: Object.freeze([...strings]) })) }
 }

@@ -1,5 +1,5 @@
 import type { Completion } from '../contract/store.js'
-import { completeOrFailText } from './postgres-complete.js'
+import { completeInWritten, completeOnce, completeOrFailText } from './postgres-complete.js'
 import type { TableNames } from './postgres-migrations.js'
 import { bucketOf, foundText } from './postgres-record.js'
 
@@ -53,17 +53,11 @@ update ${table} r set
 where r.id = $1 and r.token = $2 and ${IS_LIVE}
 returning 1 as done`,
 
-    /**
-     * Keeps the outcome as a part of a transaction, once: not where an earlier transaction of the same token has.
-     * $1 id, $2 token, $3 ttl in ms, $4 result, $5 head, $6 body. One row when it is kept.
-     */
-    completeOnce: `
-update ${table} r set
-  status = 'completed', result = $4::text, head = $5::text, body = $6::bytea,
-  completed_at = clock_timestamp(), expires_at = clock_timestamp() + ${ms('$3')},
-  expiry_bucket = ${bucketOf(`clock_timestamp() + ${ms('$3')}`)}
-where r.id = $1::text and r.token = $2::text and r.status = 'running' and ${IS_LIVE}
-returning 1 as done`,
+    /** Keeps the outcome as a part of a transaction, once. Values: `completionValues`. One row when it is kept. */
+    completeOnce: completeOnce(table),
+
+    /** As `completeOnce`, where somebody else sends it and could do so outside of a transaction. See there. */
+    completeInWritten: completeInWritten(table),
 
     /** As `completeOnce`, as a text without values that fails with `CLAIM_LOST` where nothing is kept. */
     completeOrFail: (completion: Completion) => completeOrFailText(completeName, completion),

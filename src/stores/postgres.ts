@@ -1,13 +1,19 @@
 import { type Duration, durationMs } from '../contract/duration.js'
-import { OptionsError, StoreUnfitError } from '../contract/errors.js'
+import { OptionsError, StoreUnfitError, TransactionMisuseError } from '../contract/errors.js'
 import type {
+  Completion,
   ExecuteStatement,
   IdempotencyStore,
-  Outcome,
   StatementResult,
   TransactionEnd,
 } from '../contract/store.js'
-import { CLAIM_LOST } from './postgres-complete.js'
+import {
+  ASSIGN_NUMBER,
+  asBuffer,
+  CLAIM_LOST,
+  completionValues,
+  type TwofoldStatement,
+} from './postgres-complete.js'
 import {
   type DriverEnd,
   type DriverTransaction,
@@ -121,12 +127,21 @@ export function postgresStore(
     return (await query(text, values)).length === 1
   }
 
-  async function completeIn(
-    execute: ExecuteStatement,
-    ...[id, token, { result, head, body }, ttlMs]: [string, string, Outcome, number]
-  ): Promise<boolean> {
-    const values = [id, token, ttlMs, result, head, asBuffer(body)]
-    return rowsOf(await execute(statements.completeOnce, values)).length === 1
+  async function completeIn(execute: ExecuteStatement, completion: Completion): Promise<boolean> {
+    const values = completionValues(completion)
+    const attempt = async (): Promise<number> =>
+      (await ask(execute, statements.completeInWritten, values)).length
+    let rows = await attempt()
+    if (rows === 2) {
+      // Either it has written nothing so far, which is rare for the last step of a transaction, or it is none.
+      await ask(execute, ASSIGN_NUMBER, [])
+      rows = await attempt()
+    }
+    if (rows === 2)
+      throw new TransactionMisuseError(
+        'saveIn(): its statements run each for itself. Give it what runs them in your transaction: "tx", and not "db"',
+      )
+    return rows === 1
   }
 
   async function runWork<T>(
@@ -137,12 +152,13 @@ export function postgresStore(
     if (completion === undefined) return { value, last: undefined }
     const last = statements.completeOrFail(completion)
     if (last !== undefined) return { value, last }
-    const { id, token, outcome, ttlMs } = completion
-    const execute: ExecuteStatement = (text, values) => transaction.query(text, values, prepare)
-    const isKept = await completeIn(execute, id, token, outcome, ttlMs).catch((error: unknown) => {
+    const { text } = statements.completeOnce
+    try {
+      const rows = await transaction.query(text, completionValues(completion), prepare)
+      if (rows.length === 1) return { value, last: undefined }
+    } catch (error) {
       throw nameIgnoredFailure(error)
-    })
-    if (isKept) return { value, last: undefined }
+    }
     throw Object.assign(new Error('The claim was lost'), { code: CLAIM_LOST })
   }
 
@@ -207,7 +223,7 @@ export function postgresStore(
       }
     },
 
-    completeIn,
+    completeIn: (execute, id, token, outcome, ttlMs) => completeIn(execute, { id, token, outcome, ttlMs }),
 
     async sweep() {
       let removed = 0
@@ -254,8 +270,18 @@ function driverOf(client: PostgresPool | PostgresDriver, queryTimeoutMs: number)
   )
 }
 
-function rowsOf(result: StatementResult): readonly unknown[] {
-  return 'rows' in result ? result.rows : result
+/** Has the application run a statement in its transaction. */
+async function ask(
+  execute: ExecuteStatement,
+  { text, strings }: TwofoldStatement,
+  values: readonly unknown[],
+): Promise<readonly unknown[]> {
+  const result = (await execute(text, [...values], strings)) as StatementResult | undefined
+  const rows = result !== undefined && 'rows' in result ? result.rows : result
+  if (Array.isArray(rows)) return rows
+  throw new TransactionMisuseError(
+    'saveIn(): its function gave no rows: let it return what the statement gives, a list or { rows }',
+  )
 }
 
 /** Exponential, capped, with full jitter: transactions that met should not meet again. */
@@ -351,8 +377,4 @@ function isConflict(error: unknown, depth = 0): boolean {
   const { code, cause } = error as { readonly code?: unknown; readonly cause?: unknown }
   // serialization_failure and deadlock_detected. Query builders wrap what the client throws.
   return code === '40001' || code === '40P01' || isConflict(cause, depth + 1)
-}
-
-function asBuffer(body: Uint8Array | null): Buffer | null {
-  return body === null ? null : Buffer.from(body.buffer, body.byteOffset, body.byteLength)
 }
