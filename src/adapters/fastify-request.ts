@@ -8,7 +8,7 @@ import type { Exchange } from '../http/exchange.js'
 import type { GivenAnswer } from '../http/given-answer.js'
 import type { PlainResponse } from '../http/response-outcome.js'
 import type { Idempotency } from '../index.js'
-import { runTransaction } from './fastify-transaction.js'
+import { capturedResponse, runTransaction } from './fastify-transaction.js'
 
 /** A protected route, as the hooks of this adapter see it. */
 export interface RouteGuard extends Guard<FastifyRequest> {
@@ -56,11 +56,13 @@ export interface RequestIdempotency {
   transaction<T, TClient = TransactionClient>(work: (tx: TClient) => Promise<T>): Promise<T>
 
   /**
-   * Keeps `response` as a part of a transaction that you have begun yourself, as with an ORM: call it last, before you
-   * commit, and let what it throws roll back. `execute` runs one SQL statement with `$1`, `$2`, ... in that transaction,
-   * and gives its rows. The response is the answer of the request. Without a key it does nothing.
+   * Keeps `response` as a part of a transaction that you have begun yourself, as with an ORM: await it last, before you
+   * commit, and let what it throws roll back. `execute` runs one SQL statement in that transaction and gives its rows;
+   * `docs/transactions.md` has the line for each ORM. The response is the answer of the request, with the headers that
+   * the reply has by then, and its body is what the route's response schema makes of it. Without a key it does nothing.
    *
    * @throws {ClaimLostError} when another run took this one's place: roll back.
+   * @throws {TransactionMisuseError} when `execute` does not run in a transaction, or the response is a failure.
    */
   saveIn(execute: ExecuteStatement, response: PlainResponse): Promise<void>
 }
@@ -169,6 +171,8 @@ class RequestView implements RequestIdempotency {
   }
 
   async saveIn(execute: ExecuteStatement, response: PlainResponse): Promise<void> {
-    await this.#state.exchange?.saveIn(execute, response)
+    const { exchange, reply, maxBodyBytes } = this.#state
+    if (exchange === undefined || reply === undefined) return
+    await exchange.saveIn(execute, capturedResponse(reply, response, maxBodyBytes))
   }
 }

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { TransactionMisuseError } from '../contract/errors.js'
 import type { CapturedAnswer } from '../http/exchange.js'
+import type { PlainResponse } from '../http/response-outcome.js'
 import { capturePayload } from './fastify-payload.js'
 import type { RequestState } from './fastify-request.js'
 
@@ -43,6 +44,47 @@ export async function runTransaction<T>(
     sendOnly(request, reply, state, { value, answer })
   return value
 }
+
+/** What `saveIn` is to keep, as the reply would send it: by the route's response schema, with the headers it has by now. */
+export function capturedResponse(
+  reply: FastifyReply,
+  { status, headers = {}, body }: PlainResponse,
+  maxBodyBytes: number,
+): CapturedAnswer {
+  const named = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value] as const)
+  const { payload, type } = payloadAs(reply, status, body)
+  const bytes = typeof payload === 'string' ? Buffer.from(payload) : payload
+  return {
+    status,
+    headers: {
+      ...(type !== undefined && { 'content-type': type }),
+      ...reply.getHeaders(),
+      ...Object.fromEntries(named),
+    },
+    body: bytes !== undefined && bytes.byteLength > maxBodyBytes ? 'too-long' : bytes,
+    isText: typeof payload === 'string',
+  }
+}
+
+function payloadAs(
+  reply: FastifyReply,
+  status: number,
+  body: unknown,
+): { readonly payload: string | Uint8Array | undefined; readonly type?: string } {
+  if (body === undefined) return { payload: undefined }
+  if (body instanceof Uint8Array) return { payload: body, type: BYTES }
+  if (typeof body === 'string') return { payload: body, type: TEXT }
+  const { statusCode } = reply
+  try {
+    return { payload: String(serializer(reply.code(status))(body)), type: JSON_TYPE }
+  } finally {
+    reply.code(statusCode)
+  }
+}
+
+const TEXT = 'text/plain; charset=utf-8'
+const BYTES = 'application/octet-stream'
+const JSON_TYPE = 'application/json; charset=utf-8'
 
 async function plainTransaction<T>(
   request: FastifyRequest,
@@ -127,10 +169,10 @@ function serialized(reply: FastifyReply, value: unknown): unknown {
       'transaction() must return the answer, or send it: what it returns is committed with its effects. Set the status there too, as in reply.code(201)',
     )
   if (value === undefined || value === null) return value
-  if (typeof value === 'string') return withType(reply, 'text/plain; charset=utf-8', value)
-  if (value instanceof Uint8Array) return withType(reply, 'application/octet-stream', value)
+  if (typeof value === 'string') return withType(reply, TEXT, value)
+  if (value instanceof Uint8Array) return withType(reply, BYTES, value)
   if (isStreamed(value)) return value
-  withType(reply, 'application/json; charset=utf-8', value)
+  withType(reply, JSON_TYPE, value)
   return serializer(reply)(value)
 }
 

@@ -11,7 +11,6 @@ import { type GivenAnswer, keptOf, replayOf } from './given-answer.js'
 import { outcomeOf } from './http-answer.js'
 import type { HttpSettings } from './http-options.js'
 import type { AnswerHeaders } from './kept-headers.js'
-import { outcomeOfResponse, type PlainResponse } from './response-outcome.js'
 
 /** An answer of the handler, as an adapter captured it. */
 export interface CapturedAnswer {
@@ -46,12 +45,13 @@ export interface Exchange {
     capture: (value: T) => CapturedAnswer | Promise<CapturedAnswer>,
   ): Promise<T>
   /**
-   * Keeps `response` as a part of a transaction that the handler has begun by itself.
+   * Keeps an answer as a part of a transaction that the handler has begun by itself.
    *
    * @throws {ClaimLostError} when the claim went to somebody else: the handler must roll back.
-   * @throws {TransactionMisuseError} when the response is a failure, which no effect goes with.
+   * @throws {TransactionMisuseError} when the answer is a failure, which no effect goes with, or `execute` does not run in
+   *   a transaction.
    */
-  saveIn(execute: ExecuteStatement, response: PlainResponse): Promise<void>
+  saveIn(execute: ExecuteStatement, captured: CapturedAnswer): Promise<void>
   /**
    * Tells how the handler ended, once, before the client is told. Later calls change nothing.
    *
@@ -165,12 +165,12 @@ class HeldExchange<TRequest> implements Exchange {
     }
   }
 
-  async saveIn(execute: ExecuteStatement, response: PlainResponse): Promise<void> {
-    if (response.status >= 400)
+  async saveIn(execute: ExecuteStatement, captured: CapturedAnswer): Promise<void> {
+    if (captured.status >= 400)
       throw new TransactionMisuseError(
-        `saveIn() got a response with status ${response.status}: roll back instead, and answer with it`,
+        `saveIn() got a response with status ${captured.status}: roll back instead, and answer with it`,
       )
-    const outcome = outcomeOfResponse(response)
+    const outcome = this.#outcomeOf(captured)
     await this.#parts.execution.saveIn(execute, outcome)
     this.#saved = outcome
   }
