@@ -18,6 +18,7 @@ export type {
   Outcome,
   RecordMeta,
   StatementResult,
+  StatementValue,
   StoredRecord,
   TransactionEnd,
   TransactionResult,

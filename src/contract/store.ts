@@ -116,14 +116,17 @@ export type TransactionResult<T> =
 
 /**
  * Runs one statement in a transaction of the application, and gives its rows. It gets the statement in two forms, for
- * clients differ: as `text` with `$1`, `$2`, ... for its `values`, and as the `strings` between them, as a template tag is
- * called: `tag(strings, ...values)`. Values are text, numbers, booleans, bytes or `null`, each with a cast in the text.
+ * clients differ: as `text` with `$1`, `$2`, ... for its `values`, and as the `strings` between the values, with which a
+ * template tag is called: `tag(strings, ...values)`. Each value has a cast in the text.
  */
 export type ExecuteStatement = (
   text: string,
-  values: unknown[],
+  values: StatementValue[],
   strings: TemplateStringsArray,
 ) => PromiseLike<StatementResult>
+
+/** What a statement takes. */
+export type StatementValue = string | number | boolean | Buffer | null
 
 /** The rows that a statement gave: a list, or an object with one, as most clients have it. */
 export type StatementResult = readonly unknown[] | { readonly rows: readonly unknown[] }

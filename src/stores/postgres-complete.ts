@@ -1,4 +1,4 @@
-import type { Completion, Outcome } from '../contract/store.js'
+import type { Completion, Outcome, StatementValue } from '../contract/store.js'
 import type { TableNames } from './postgres-migrations.js'
 import { bucketOf } from './postgres-record.js'
 
@@ -93,7 +93,7 @@ select 2 from generate_series(1, 2) where pg_current_xact_id_if_assigned() is nu
 export const ASSIGN_NUMBER: TwofoldStatement = twofold('select pg_current_xact_id()::text as done')
 
 /** The values of `completeOnce` and `completeInWritten`. */
-export function completionValues({ id, token, outcome, ttlMs }: Completion): unknown[] {
+export function completionValues({ id, token, outcome, ttlMs }: Completion): StatementValue[] {
   const { result, head, body } = outcome
   return [result, head, asBuffer(body), ttlMs, ttlMs, id, token]
 }

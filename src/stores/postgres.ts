@@ -5,6 +5,7 @@ import type {
   ExecuteStatement,
   IdempotencyStore,
   StatementResult,
+  StatementValue,
   TransactionEnd,
 } from '../contract/store.js'
 import {
@@ -274,7 +275,7 @@ function driverOf(client: PostgresPool | PostgresDriver, queryTimeoutMs: number)
 async function ask(
   execute: ExecuteStatement,
   { text, strings }: TwofoldStatement,
-  values: readonly unknown[],
+  values: readonly StatementValue[],
 ): Promise<readonly unknown[]> {
   const result = (await execute(text, [...values], strings)) as StatementResult | undefined
   const rows = result !== undefined && 'rows' in result ? result.rows : result
