@@ -451,7 +451,8 @@ function fullStore(): { readonly store: Required<IdempotencyStore>; readonly cli
         return committed ? { committed, value } : { committed }
       },
       async completeIn(execute, id, token, outcome, ttlMs) {
-        await execute('update', [id, outcome.head, outcome.body])
+        const values = [id, outcome.head, outcome.body && Buffer.from(outcome.body)]
+        await execute('update', values, Object.assign(['update'], { raw: ['update'] }))
         return inner.complete(id, token, outcome, ttlMs)
       },
     },
