@@ -170,8 +170,12 @@ describeWith(['postgres'], 'transactions of stores around postgresStore', () => 
     const settings = { isolation: undefined, lockTimeoutMs: undefined, attempts: 1 }
     const { signal } = new AbortController()
     await store.transaction?.(async () => ({ value: 1, completion }), { ...settings, signal })
-    const execute = (text: string, values: unknown[]) => pool.query(text, values)
+    const client = await pool.connect()
+    await client.query('begin')
+    const execute = (text: string, values: unknown[]) => client.query(text, values)
     await store.completeIn?.(execute, given.id, given.token, anOutcome({ head: 'secret' }), HOUR)
+    await client.query('commit')
+    client.release()
     for (const { id } of claims) {
       expect(JSON.stringify(await inner.find(id))).not.toContain('secret')
       expect(await store.find(id)).toMatchObject({ outcome: { head: 'secret' } })

@@ -69,8 +69,9 @@ export function disturbedPool(pool: Pool): DisturbedPool {
       const connection = (await pool.connect()) as PostgresConnection
       let stalls = false
       return {
-        query(query) {
-          if (typeof query !== 'string' || !query.endsWith('commit')) return connection.query(query)
+        // The application's own statements come this way too, with their values.
+        query(query, ...values: []) {
+          if (typeof query !== 'string' || !query.endsWith('commit')) return connection.query(query, ...values)
           stalls = disturbance?.startsWith('stalls') ?? false
           return commit(connection, query)
         },
