@@ -1,26 +1,16 @@
-import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import type { PaymentServerOptions } from '../programs/payment-server.js'
-
-const PROGRAM = new URL('../../.build/test/programs/payment-server.js', import.meta.url)
+import { type Answered, post, startServerProcess } from './server-process.js'
 
 /** A server process that takes payments. */
 export interface PaymentServer {
   readonly url: string
   /** Sends a payment, and gives its status and its body. */
-  pay(key: string, headers?: Readonly<Record<string, string>>): Promise<Paid>
+  pay(key: string, headers?: Readonly<Record<string, string>>): Promise<Answered>
   /** Ends the process without any warning. */
   kill(): Promise<void>
-}
-
-/** What a payment was answered with. */
-export interface Paid {
-  readonly status: number
-  readonly isReplay: boolean
-  readonly body: Readonly<Record<string, unknown>>
 }
 
 /** A place where effects are counted, whatever happens to the processes that have them. */
@@ -47,37 +37,8 @@ export function aLedger(): Ledger {
 
 /** Starts a server process, and waits until it listens. */
 export async function startPaymentServer(options: PaymentServerOptions): Promise<PaymentServer> {
-  const child = spawn(process.execPath, [PROGRAM.pathname, JSON.stringify(options)], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
-  // A test run that is interrupted leaves no server behind.
-  const reap = (): void => void child.kill('SIGKILL')
-  process.once('exit', reap)
-  child.once('exit', () => process.off('exit', reap))
-  const url = await new Promise<string>((resolve, reject) => {
-    createInterface(child.stdout).once('line', resolve)
-    child.once('exit', (code) => reject(new Error(`The server ended with ${code}`)))
-  })
-  return {
-    url,
-    async pay(key, headers = {}) {
-      const answer = await fetch(`${url}/payments`, {
-        method: 'POST',
-        headers: { 'idempotency-key': key, 'content-type': 'application/json', ...headers },
-        body: '{"amount":5}',
-      })
-      return {
-        status: answer.status,
-        isReplay: answer.headers.has('idempotent-replayed'),
-        body: (await answer.json()) as Paid['body'],
-      }
-    },
-    async kill() {
-      child.kill('SIGKILL')
-      await exited
-    },
-  }
+  const { url, kill } = await startServerProcess('payment-server', options)
+  return { url, pay: (key, headers) => post(`${url}/payments`, key, headers), kill }
 }
 
 function readIfThere(file: string): string {

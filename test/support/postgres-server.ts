@@ -11,6 +11,8 @@ import { findProgram, type RunningProgram, startProgram } from './program.js'
 export interface PostgresServer extends Omit<RunningProgram, 'pid'> {
   readonly url: string
   readonly port: number
+  /** Kills it with all its processes, and starts it again with what it has written so far. */
+  crash(): Promise<void>
 }
 
 /** Where Debian and others put the programs of the server, which are not on the PATH. */
@@ -34,7 +36,11 @@ export async function startPostgresServer(
     ...options.settings,
   }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   const initdb = findPostgres()
-  if (initdb === undefined) return { ...(await startPostgresContainer(port, settings)), port, url }
+  const isReady = (): Promise<boolean> => acceptsConnections(url)
+  if (initdb === undefined) {
+    const container = await startPostgresContainer(port, settings)
+    return { ...container, crash: () => container.crash(isReady), port, url }
+  }
   const owner = serverOwner()
   const folder = mkdtempSync(join(tmpdir(), 'oncekey-postgres-'))
   if (owner.uid !== undefined && owner.gid !== undefined) chownSync(folder, owner.uid, owner.gid)
@@ -44,20 +50,26 @@ export async function startPostgresServer(
     cwd: folder,
     stdio: 'pipe',
   })
-  const program = await startProgram({
-    file: join(dirname(initdb), 'postgres'),
-    args: ['-D', data, '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=', ...settings],
-    cwd: folder,
-    ...owner,
-    isReady: () => acceptsConnections(url),
-  })
+  const launch = (): Promise<RunningProgram> =>
+    startProgram({
+      file: join(dirname(initdb), 'postgres'),
+      args: ['-D', data, '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=', ...settings],
+      cwd: folder,
+      ...owner,
+      isReady,
+    })
+  let program = await launch()
   return {
-    ...program,
     // Its children lead process groups of their own.
     pause: () => signalFamily(program.pid, 'SIGSTOP'),
     resume: () => signalFamily(program.pid, 'SIGCONT'),
     port,
     url,
+    async crash() {
+      signalFamily(program.pid, 'SIGKILL')
+      await program.stop('SIGKILL')
+      program = await launch()
+    },
     async stop() {
       signalFamily(program.pid, 'SIGCONT')
       await program.stop('SIGQUIT')

@@ -63,13 +63,9 @@ export async function startProgram(options: ProgramOptions): Promise<RunningProg
   const kill = (): void => signalGroup('SIGKILL')
   process.once('exit', kill)
 
-  const givesUpAt = Date.now() + READY_WITHIN_MS
-  while (!(await options.isReady().catch(() => false))) {
-    if (hasEnded(child) || Date.now() > givesUpAt) {
-      kill()
-      throw new Error(`${file} did not start: ${output}`)
-    }
-    await new Promise((resolve) => setTimeout(resolve, 20))
+  if (!(await becomesReady(options.isReady, () => hasEnded(child)))) {
+    kill()
+    throw new Error(`${file} did not start: ${output}`)
   }
   return {
     pid,
@@ -82,6 +78,19 @@ export async function startProgram(options: ProgramOptions): Promise<RunningProg
       process.off('exit', kill)
     },
   }
+}
+
+/** Waits until a server answers. `false` when it has ended before, or takes too long. */
+export async function becomesReady(
+  isReady: ProgramOptions['isReady'],
+  hasEnded: () => boolean = () => false,
+): Promise<boolean> {
+  const givesUpAt = Date.now() + READY_WITHIN_MS
+  while (!(await isReady().catch(() => false))) {
+    if (hasEnded() || Date.now() > givesUpAt) return false
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  return true
 }
 
 function hasEnded(child: ChildProcess): boolean {

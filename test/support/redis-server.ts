@@ -10,6 +10,8 @@ import { findProgram, type RunningProgram, startProgram } from './program.js'
 export interface RedisServer extends Omit<RunningProgram, 'pid'> {
   readonly url: string
   readonly port: number
+  /** Kills it, and starts it again with what it has persisted so far. */
+  crash(): Promise<void>
 }
 
 /** Where Redis is, or `undefined` when it is not installed. */
@@ -25,17 +27,24 @@ export async function startRedisServer(
   const url = `redis://127.0.0.1:${port}`
   const settings = ['--port', String(port), '--save', '', '--appendonly', 'no', ...(options.args ?? [])]
   const file = findRedis()
-  if (file === undefined) return { ...(await startRedisContainer(port, settings)), port, url }
+  const isReady = (): Promise<boolean> => answersPing(port)
+  if (file === undefined) {
+    const container = await startRedisContainer(port, settings)
+    return { ...container, crash: () => container.crash(isReady), port, url }
+  }
   const folder = await mkdtemp(join(tmpdir(), 'oncekey-redis-'))
-  const program = await startProgram({
-    file,
-    args: ['--bind', '127.0.0.1', '--dir', folder, ...settings],
-    isReady: () => answersPing(port),
-  })
+  const launch = (): Promise<RunningProgram> =>
+    startProgram({ file, args: ['--bind', '127.0.0.1', '--dir', folder, ...settings], isReady })
+  let program = await launch()
   return {
-    ...program,
     port,
     url,
+    pause: () => program.pause(),
+    resume: () => program.resume(),
+    async crash() {
+      await program.stop('SIGKILL')
+      program = await launch()
+    },
     async stop(signal) {
       await program.stop(signal)
       await rm(folder, { recursive: true, force: true })
