@@ -71,7 +71,8 @@ export function disturbedPool(pool: Pool): DisturbedPool {
       return {
         // The application's own statements come this way too, with their values.
         query(query, ...values: []) {
-          if (typeof query !== 'string' || !query.endsWith('commit')) return connection.query(query, ...values)
+          if (typeof query !== 'string' || !query.endsWith('commit'))
+            return connection.query(query, ...values)
           stalls = disturbance?.startsWith('stalls') ?? false
           return commit(connection, query)
         },
