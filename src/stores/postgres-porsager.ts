@@ -53,11 +53,14 @@ export type PostgresJsResult = readonly (readonly (Uint8Array | null)[])[] & {
 export function postgresJs(sql: PostgresJsClient): PostgresDriver {
   assertUsable(sql)
   // Never more than there are connections: then no statement is sent behind another, and none behind a BEGIN.
-  const turns = createTurns(sql.options.max)
+  const { max } = sql.options
+  const turns = createTurns(max)
+  // One connection is left for claims and renewals, however many transactions there are.
+  const transactions = createTurns(Math.max(1, max - 1))
   let broken: Error | undefined
 
-  async function inTurn<T>(step: () => PromiseLike<T>): Promise<T> {
-    const endTurn = await turns.take()
+  async function inTurn<T>(step: () => PromiseLike<T>, signal?: AbortSignal): Promise<T> {
+    const endTurn = await turns.take(signal)
     try {
       if (broken !== undefined) throw broken
       return await step()
@@ -75,15 +78,14 @@ export function postgresJs(sql: PostgresJsClient): PostgresDriver {
     },
 
     async transaction(settings, work) {
-      const endTurn = await turns.take(settings.signal)
+      const endTransaction = await transactions.take(settings.signal)
       try {
-        if (broken !== undefined) throw broken
-        return await transact(sql, settings, work)
+        return await inTurn(() => transact(sql, settings, work), settings.signal)
       } catch (error) {
         if (codeOf(error) === 'UNSAFE_TRANSACTION') broken = beyondRepair(error)
         throw error
       } finally {
-        endTurn()
+        endTransaction()
       }
     },
   }

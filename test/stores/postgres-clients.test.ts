@@ -335,6 +335,22 @@ describeWith(['postgres'], 'a transaction of postgresJs(sql)', () => {
     await single.end()
   })
 
+  it('leaves a connection for claims and renewals, however many there are', async () => {
+    const narrow = aSql({ max: 2 })
+    const store = postgresStore(postgresJs(narrow))
+    const { opened, open } = gate()
+    const held = Array.from({ length: 3 }, () =>
+      transact(store, async () => {
+        await opened
+        return PLAIN
+      }),
+    )
+    await aClaimed(store)
+    open()
+    await Promise.all(held)
+    await narrow.end()
+  })
+
   it('is never begun behind other statements, as long as nobody else uses the client', async () => {
     const narrow = aSql({ max: 3, ...pipeline(2) })
     const store = postgresStore(postgresJs(narrow))
