@@ -311,8 +311,9 @@ class HeldExecution implements LiveExecution {
     // It ended between the two steps: committed after all, or taken over.
     const outcome = released ? undefined : await this.keptOutcome(expected)
     if (outcome !== undefined) return outcome
-    this.#emit({ type: 'rolled-back', operation: subject, fence, why: released ? 'failed' : 'lost' })
-    if (!released) this.#lose()
+    const wasOurs = this.#wasReleased(released)
+    this.#emit({ type: 'rolled-back', operation: subject, fence, why: wasOurs ? 'failed' : 'lost' })
+    if (!wasOurs) this.#lose()
     this.#end()
     return undefined
   }
@@ -427,11 +428,15 @@ class HeldExecution implements LiveExecution {
     const { subject, token, claimedAt } = this.#claim
     const { store, call } = this.#context
     const held = await call('release', () => store.release(subject.id, token))
-    // While the lease lasts nobody can have taken over: then it was released before, and only the answer was lost.
-    if (held || this.leaseLeftMs() > 0)
+    if (this.#wasReleased(held))
       this.#emit({ type: 'released', operation: subject, runMs: performance.now() - claimedAt })
     else this.#lose()
     this.#end()
+  }
+
+  /** While the lease lasts nobody can have taken over: then it was released before, and only the answer was lost. */
+  #wasReleased(held: boolean): boolean {
+    return held || this.leaseLeftMs() > 0
   }
 
   /** Tries a last step of this claim again and again, until `maxRun`. */
