@@ -1,3 +1,5 @@
+import { PGlite, type Transaction } from '@electric-sql/pglite'
+import { drizzle } from 'drizzle-orm/node-postgres'
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis-5'
@@ -7,12 +9,14 @@ import {
   type IdempotencyStore,
   memoryStore,
   sealedStore,
+  type TransactionClient,
   tieredStore,
 } from 'oncekey'
 import idempotency, { type RequestIdempotency } from 'oncekey/fastify'
-import { postgresStore } from 'oncekey/postgres'
+import { type PostgresDriver, pglite, postgresJs, postgresStore } from 'oncekey/postgres'
 import { redisStore } from 'oncekey/redis'
-import { Pool } from 'pg'
+import { Pool, type PoolClient } from 'pg'
+import postgres, { type TransactionSql } from 'postgres'
 import { expectTypeOf } from 'vitest'
 
 const app = Fastify()
@@ -51,3 +55,38 @@ const { run } = createIdempotency({ lease: '30s', maxRun: 60_000 })
 expectTypeOf(await run({ scope: 'a', key: 'k' }, () => ({ id: 1 }))).toEqualTypeOf<{ id: number }>()
 // @ts-expect-error a duration has a unit
 createIdempotency({ ttl: '24 hours' })
+
+const sql = postgres('postgres://localhost')
+expectTypeOf(postgresJs(sql)).toEqualTypeOf<PostgresDriver>()
+expectTypeOf(
+  postgresJs(postgres({ types: { bigint: postgres.BigInt }, transform: postgres.camel })),
+).toEqualTypeOf<PostgresDriver>()
+expectTypeOf(pglite(new PGlite())).toEqualTypeOf<PostgresDriver>()
+postgresStore(postgresJs(sql), { prepare: true })
+// @ts-expect-error a client of postgres.js goes through postgresJs()
+postgresStore(sql)
+
+const { transaction, saveIn } = app.idempotency as unknown as RequestIdempotency
+expectTypeOf(
+  await transaction(async (tx) => {
+    expectTypeOf(tx).toEqualTypeOf<TransactionClient>()
+    const { rows } = await tx.query<{ id: number }>('select 1 as id', [])
+    return rows
+  }),
+).toEqualTypeOf<{ id: number }[]>()
+await transaction(async (tx: PoolClient) => tx.query({ text: 'select 1', name: 'one' }))
+await transaction(async (tx: PoolClient) => drizzle({ client: tx }).execute('select 1'))
+await transaction(async (tx: Transaction) => tx.sql`select 1`)
+await transaction(async (tx: TransactionSql) => tx.savepoint((inner) => inner`select 1`))
+await run({ scope: 'a', key: 'k' }, (execution) =>
+  execution.transaction(async (tx: TransactionSql) => [...(await tx`select 1 as one`)]),
+)
+
+await sql.begin(async (tx) => saveIn((text, values) => tx.unsafe(text, values), { status: 201 }))
+await sql.begin(async (tx) => saveIn((_text, values, strings) => tx(strings, ...values), { status: 201 }))
+const db = new PGlite()
+await db.transaction(async (tx) => saveIn((text, values) => tx.query(text, values), { status: 201 }))
+// @ts-expect-error a response has a status
+await saveIn(async () => [], { body: 'done' })
+// @ts-expect-error what runs a statement gives its rows
+await saveIn(async () => 1, { status: 201 })

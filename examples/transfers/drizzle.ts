@@ -19,19 +19,8 @@ const transfers = pgTable('transfers', {
 /** `POST /transfers` with Drizzle: the money and the answer are one commit. */
 export function addTransfers(app: FastifyInstance, db: NodePgDatabase): void {
   app.post<TransferRequest>('/transfers', ATOMIC, async (request, reply) => {
-    const { from, to, amount } = request.body
     const transfer = await db.transaction(async (tx) => {
-      const taken = await tx
-        .update(accounts)
-        .set({ balance: sql`${accounts.balance} - ${amount}` })
-        .where(and(eq(accounts.id, from), gte(accounts.balance, amount)))
-        .returning({ id: accounts.id })
-      if (taken.length === 0) throw new InsufficientFunds()
-      await tx
-        .update(accounts)
-        .set({ balance: sql`${accounts.balance} + ${amount}` })
-        .where(eq(accounts.id, to))
-      const [made] = await tx.insert(transfers).values({ from, to, amount }).returning()
+      const made = await moveMoney(tx, request.body)
 
       await request.idempotency.saveIn((_text, values, strings) => tx.execute(sql(strings, ...values)), {
         status: 201,
@@ -41,4 +30,23 @@ export function addTransfers(app: FastifyInstance, db: NodePgDatabase): void {
     })
     return reply.code(201).send(transfer)
   })
+}
+
+/** Moves the money in a transaction. */
+export async function moveMoney(
+  tx: Pick<NodePgDatabase, 'update' | 'insert'>,
+  { from, to, amount }: TransferRequest['Body'],
+) {
+  const taken = await tx
+    .update(accounts)
+    .set({ balance: sql`${accounts.balance} - ${amount}` })
+    .where(and(eq(accounts.id, from), gte(accounts.balance, amount)))
+    .returning({ id: accounts.id })
+  if (taken.length === 0) throw new InsufficientFunds()
+  await tx
+    .update(accounts)
+    .set({ balance: sql`${accounts.balance} + ${amount}` })
+    .where(eq(accounts.id, to))
+  const [made] = await tx.insert(transfers).values({ from, to, amount }).returning()
+  return made
 }

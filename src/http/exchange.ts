@@ -100,7 +100,7 @@ class HeldExchange<TRequest> implements Exchange {
   /** Why the last transaction failed, where that was not the work's own doing. */
   #failure: unknown
   /** What the handler has saved in a transaction of its own. */
-  #saved: Outcome | undefined
+  #saved: { readonly outcome: Outcome; readonly captured: CapturedAnswer } | undefined
 
   constructor(parts: ExchangeParts<TRequest>) {
     this.key = parts.key
@@ -172,7 +172,7 @@ class HeldExchange<TRequest> implements Exchange {
       )
     const outcome = this.#outcomeOf(captured)
     await this.#parts.execution.saveIn(execute, outcome)
-    this.#saved = outcome
+    this.#saved = { outcome, captured }
   }
 
   async end(captured: CapturedAnswer): Promise<GivenAnswer | undefined> {
@@ -185,6 +185,7 @@ class HeldExchange<TRequest> implements Exchange {
     try {
       const saved = await this.#savedOutcome(captured.status)
       if (saved !== undefined) return keptOf(saved)
+      if (this.#believesSaved(captured)) return await this.#endUncommitted()
       const failure = this.#failureBehind(captured.status)
       if (failure !== undefined) return await this.#endFailed(failure)
       if (this.#isForgotten || !this.#isKept(captured)) {
@@ -226,9 +227,31 @@ class HeldExchange<TRequest> implements Exchange {
       return await execution.keptOutcome(this.#saved)
     } catch {
       // The store is away, which the engine has reported. The handler says that it succeeded: as ever, that is kept.
-      await this.#keep(this.#saved)
-      return this.#saved
+      await this.#keep(this.#saved.outcome)
+      return this.#saved.outcome
     }
+  }
+
+  /** Whether the handler answers with what it has saved, although that was not committed. */
+  #believesSaved({ status, body }: CapturedAnswer): boolean {
+    const saved = this.#saved?.captured
+    if (saved === undefined || status >= 400) return false
+    if (body === undefined) return true
+    const isSameBody =
+      typeof body === 'string' || typeof saved.body === 'string' || saved.body === undefined
+        ? body === saved.body
+        : Buffer.compare(body, saved.body) === 0
+    return status === saved.status && isSameBody
+  }
+
+  /** The effects were rolled back together with the outcome, whether the client of the database said so or not. */
+  async #endUncommitted(): Promise<GivenAnswer> {
+    await this.#parts.execution.release()
+    return this.#parts.refusal(
+      new TransactionMisuseError(
+        'saveIn() kept the answer in a transaction that was not committed: await the transaction, and let its failure be one',
+      ),
+    )
   }
 
   /** The failed transaction that a failure answers for. A handler that made up for it has an answer of its own. */

@@ -240,7 +240,7 @@ export function isRefusal(error: unknown): boolean {
  *
  * @throws {TransactionMisuseError} when nothing was committed.
  */
-function assertCommitted(result: PostgresResult | undefined): void {
+export function assertCommitted(result: Pick<PostgresResult, 'command'> | undefined): void {
   if (result?.command === 'ROLLBACK') throw ignoredFailure()
 }
 
@@ -253,8 +253,7 @@ export function nameIgnoredFailure(error: unknown): unknown {
   return (error as { readonly code?: unknown } | undefined)?.code === '25P02' ? ignoredFailure(error) : error
 }
 
-/** The failure of a transaction that went on after one of its statements had failed, with what that failed with. */
-export function ignoredFailure(cause?: unknown): TransactionMisuseError {
+function ignoredFailure(cause?: unknown): TransactionMisuseError {
   return new TransactionMisuseError(
     'The transaction was rolled back: one of its statements had failed, and its error was ignored',
     { cause },

@@ -9,17 +9,24 @@
 export interface TransactionGuard {
   /** The client of the transaction, which refuses every statement once the transaction is over. */
   guarded<T extends object>(client: T): T
-  /** From now on no statement is let through. */
+  /** From now on no statement of the application is let through. */
   end(reason: unknown): void
-  /** The connection is gone: it ends, and postgres.js will not hear how its work did. */
+  /** The connection is gone. */
   lose(reason: unknown): void
-  /** Runs a piece of work for postgres.js, which commits or rolls back when it settles. Lost, it never does. */
-  hold(work: () => Promise<void>): Promise<void>
+  /**
+   * Sends the statement that ends the transaction, unless the connection is gone, and waits no longer than it is there.
+   *
+   * @throws why it is gone.
+   */
+  unlessLost<T>(send: () => PromiseLike<T>): Promise<T>
+  /** Whether the connection is known to be gone. */
+  readonly isLost: boolean
 }
 
 /** The part of a query of postgres.js that is ours to touch. It is sent when somebody first waits for it. */
 interface LazyQuery {
   handler?: (query: LazyQuery) => unknown
+  resolve?: (value: unknown) => void
   reject?: (reason: unknown) => void
 }
 
@@ -31,21 +38,31 @@ const UNKNOWN_VERSION =
 /** Makes the guard of one transaction. */
 export function createTransactionGuard(): TransactionGuard {
   let refusal: { readonly reason: unknown } | undefined
-  let isLost = false
-  const losses: ((reason: unknown) => void)[] = []
+  let loss: { readonly reason: unknown } | undefined
+  /** Whoever waits for an answer of the connection. Not all of them are told when it goes. */
+  const onLoss = new Set<(reason: unknown) => void>()
 
   /** Looks when the query is sent, which may be long after it was made, and at how it fails. */
   function watched(made: unknown): unknown {
     if (!(made instanceof Promise)) return made
     const query = made as LazyQuery
-    const { handler, reject } = query
-    if (handler === undefined || reject === undefined) throw new Error(UNKNOWN_VERSION)
-    query.handler = Object.assign(
-      (sent: LazyQuery) => (refusal === undefined ? handler(sent) : reject(refusal.reason)),
-      handler,
-    )
+    const { handler, resolve, reject } = query
+    if (handler === undefined || resolve === undefined || reject === undefined)
+      throw new Error(UNKNOWN_VERSION)
+    const send = (sent: LazyQuery): unknown => {
+      if (refusal !== undefined) return reject(refusal.reason)
+      onLoss.add(reject)
+      return handler(sent)
+    }
+    query.handler = Object.assign(send, handler)
+    query.resolve = (value) => {
+      onLoss.delete(reject)
+      resolve(value)
+    }
     query.reject = (reason) => {
-      if (isConnectionError(reason)) end(reason)
+      onLoss.delete(reject)
+      // The connection is only on its way to be closed, but what is sent there now would never be answered.
+      if (isConnectionError(reason)) lose(reason)
       reject(reason)
     }
     return made
@@ -53,6 +70,17 @@ export function createTransactionGuard(): TransactionGuard {
 
   function end(reason: unknown): void {
     refusal ??= { reason }
+  }
+
+  function lose(reason: unknown): void {
+    end(reason)
+    loss ??= { reason }
+    for (const reject of onLoss) reject(reason)
+    onLoss.clear()
+  }
+
+  function untilLost<T>(promise: PromiseLike<T>): Promise<T> {
+    return Promise.race([promise, new Promise<never>((_, reject) => onLoss.add(reject))])
   }
 
   function guarded<T extends object>(client: T): T {
@@ -72,44 +100,35 @@ export function createTransactionGuard(): TransactionGuard {
 
   async function savepoint(client: object, original: Callable, args: unknown[]): Promise<unknown> {
     if (refusal !== undefined) throw refusal.reason
-    const lost = new Promise((_, reject) => losses.push(reject))
-    return Promise.race([original.apply(client, args.map(withGuardedClient)), lost])
+    return untilLost(original.apply(client, args.map(withGuardedClient)) as Promise<unknown>)
   }
 
   /** The work of a savepoint gets a client of its own. */
   function withGuardedClient(arg: unknown): unknown {
     if (typeof arg !== 'function') return arg
     return async (client: object) => {
-      let value: unknown
-      await hold(async () => {
+      try {
         const made: unknown = await arg(guarded(client))
         // As postgres.js has it, work may give a list of queries.
-        value = Array.isArray(made) ? await Promise.all(made) : made
-      })
-      return value
-    }
-  }
-
-  async function hold(work: () => Promise<void>): Promise<void> {
-    let hasFailed = true
-    try {
-      await work()
-      hasFailed = false
-    } finally {
-      // A connection that goes fails its statement first, and postgres.js says a moment later that it is gone.
-      if (hasFailed || refusal !== undefined) await new Promise(setImmediate)
-      if (isLost) await new Promise(() => {})
+        return Array.isArray(made) ? await Promise.all(made) : made
+      } catch (error) {
+        // postgres.js would roll back to the savepoint, wherever that is by now.
+        if (loss !== undefined) await new Promise(() => {})
+        throw error
+      }
     }
   }
 
   return {
     guarded,
-    hold,
     end,
-    lose(reason) {
-      end(reason)
-      isLost = true
-      for (const reject of losses) reject(reason)
+    lose,
+    get isLost() {
+      return loss !== undefined
+    },
+    unlessLost(send) {
+      if (loss !== undefined) return Promise.reject(loss.reason)
+      return untilLost(send())
     },
   }
 }

@@ -1,15 +1,16 @@
-import { CommitUndecidedError, OptionsError } from '../contract/errors.js'
+import { CommitUndecidedError, isIdempotencyError, OptionsError } from '../contract/errors.js'
 import type { TransactionSettings } from '../contract/store.js'
 import {
+  assertCommitted,
   type DriverEnd,
   type DriverTransaction,
-  ignoredFailure,
   isRefusal,
   lockTimeoutText,
+  nameIgnoredFailure,
   type PostgresDriver,
   unlessAborted,
 } from './postgres-driver.js'
-import { createTransactionGuard } from './postgres-porsager-guard.js'
+import { createTransactionGuard, type TransactionGuard } from './postgres-porsager-guard.js'
 import { createTurns } from './postgres-turns.js'
 import { parseValue } from './postgres-values.js'
 
@@ -40,6 +41,8 @@ export interface PostgresJsOptions {
 /** Rows as they came: a list of columns each, as text in bytes. */
 export type PostgresJsResult = readonly (readonly (Uint8Array | null)[])[] & {
   readonly columns: readonly { readonly name: string; readonly type: number }[]
+  /** The command that was carried out: `COMMIT` is answered with `ROLLBACK` when a statement had failed before. */
+  readonly command: string
 }
 
 /**
@@ -134,69 +137,78 @@ function underOwnNames(row: Record<string, unknown>, renamed: (name: string) => 
   return new Proxy(row, { get: (target, name) => target[renamed(String(name))] })
 }
 
-async function transact<T>(
+/**
+ * Runs a transaction in what `begin` reserves, and ends it itself. Left to postgres.js, `commit` is a prepared statement:
+ * a PgBouncer may have no such statement on the connection, which fails the transaction, and postgres.js sends it again
+ * and takes the roll-back that it then is for a commit. So postgres.js never hears that the work has ended.
+ */
+function transact<T>(
   sql: PostgresJsClient,
   settings: TransactionSettings,
   work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
 ): Promise<T> {
-  const { signal, isolation } = settings
+  const { isolation } = settings
   const guard = createTransactionGuard()
-  const state: TransactionState<T> = { running: undefined, done: undefined, failure: undefined }
-
-  async function run(transaction: PostgresJsQueries): Promise<void> {
-    signal.throwIfAborted()
-    const client = guard.guarded(transaction)
-    const lockTimeout = lockTimeoutText(settings)
-    if (lockTimeout !== undefined) await client.unsafe(lockTimeout).raw()
-    const { value, last } = await work({ client, query: (...args) => rowsOf(client, sql.options, ...args) })
-    if (last !== undefined) await client.unsafe(last).raw()
-    state.done = { value }
-  }
-
-  async function inTransaction(transaction: PostgresJsQueries): Promise<void> {
-    const running = run(transaction)
-    state.running = running
-    try {
-      await guard.hold(async () => {
-        try {
-          await unlessAborted(signal, running)
-        } catch (error) {
-          guard.end(error)
-          throw error
-        }
-      })
-    } catch (error) {
-      state.failure = { error }
-      throw error
-    } finally {
-      guard.end(new Error('The transaction has ended'))
-      state.running = undefined
-    }
-  }
-
-  try {
-    await sql.begin(isolation === undefined ? '' : `isolation level ${isolation}`, inTransaction)
-  } catch (error) {
-    const { running, done, failure } = state
-    if (running !== undefined) {
-      guard.lose(error)
-      // Nothing of it will be committed. Whoever begins anew should not do so beside the old work.
-      await unlessAborted(signal, running)
-      throw error
-    }
-    // In the place of a failure that only follows from an ignored one, postgres.js reports the ignored one.
-    if (failure !== undefined && error !== failure.error && isRefusal(error)) throw ignoredFailure(error)
-    if (failure !== undefined) throw failure.error
-    throw done === undefined || isRefusal(error) ? error : new CommitUndecidedError({ cause: error })
-  }
-  return (state.done as { readonly value: T }).value
+  return new Promise((resolve, reject) => {
+    let hasBegun = false
+    const begun = sql.begin(isolation === undefined ? '' : `isolation level ${isolation}`, (transaction) => {
+      hasBegun = true
+      runIn(transaction, guard, sql.options, settings, work).then(resolve, reject)
+      return new Promise(() => {})
+    })
+    begun.catch((error: unknown) => {
+      // Once it has begun, all that can fail here is the connection, also long after the end of the transaction.
+      if (hasBegun) guard.lose(error)
+      else reject(error)
+    })
+  })
 }
 
-interface TransactionState<T> {
-  /** The work, while postgres.js waits for it. */
-  running: Promise<void> | undefined
-  done: { readonly value: T } | undefined
-  failure: { readonly error: unknown } | undefined
+async function runIn<T>(
+  transaction: PostgresJsQueries,
+  guard: TransactionGuard,
+  options: PostgresJsOptions,
+  settings: TransactionSettings,
+  work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
+): Promise<T> {
+  const { signal } = settings
+  const client = guard.guarded(transaction)
+
+  async function run(): Promise<T> {
+    signal.throwIfAborted()
+    const lockTimeout = lockTimeoutText(settings)
+    if (lockTimeout !== undefined) await client.unsafe(lockTimeout).raw()
+    const { value, last } = await work({ client, query: (...args) => rowsOf(client, options, ...args) })
+    if (last !== undefined) await sendLast(last)
+    return value
+  }
+
+  async function sendLast(text: string): Promise<void> {
+    try {
+      await client.unsafe(text).raw()
+    } catch (error) {
+      throw nameIgnoredFailure(error)
+    }
+  }
+
+  let value: T
+  try {
+    value = await unlessAborted(signal, run())
+  } catch (error) {
+    guard.end(error)
+    // A closed connection rolls back as well. What the work failed with matters more than that it was lost.
+    await guard.unlessLost(() => transaction.unsafe('rollback').raw()).catch(() => {})
+    throw error
+  }
+  guard.end(new Error('The transaction has ended'))
+  const wasLost = guard.isLost
+  try {
+    assertCommitted(await guard.unlessLost(() => transaction.unsafe('commit').raw()))
+  } catch (cause) {
+    if (wasLost || isRefusal(cause) || isIdempotencyError(cause)) throw cause
+    throw new CommitUndecidedError({ cause })
+  }
+  return value
 }
 
 function codeOf(error: unknown): unknown {

@@ -173,6 +173,36 @@ describeWith(['postgres'], 'request.idempotency.saveIn', () => {
     expect(await effects()).toBe(0)
   })
 
+  it.each([
+    { what: 'the same answer', answer: { id: 1 } },
+    { what: 'nothing', answer: undefined },
+  ])(
+    'is an error, and releases the key, when nothing was committed and the handler says $what',
+    async ({ answer }) => {
+      let commits = false
+      const { send } = await aBank((app) =>
+        app.post('/', async (request, reply) => {
+          const client = await pool.connect()
+          await client.query('begin')
+          await client.query(`insert into ${table} values (1)`)
+          const response = { status: 201, body: { id: 1 } }
+          await request.idempotency.saveIn((text, values) => client.query(text, values), response)
+          // Some clients take a commit for one that was a roll-back.
+          await client.query(commits ? 'commit' : 'rollback')
+          client.release()
+          reply.code(201)
+          return answer
+        }),
+      )
+      const key = aKey()
+      expect(await send('/', { key })).toMatchObject({ status: 500, code: 'IDEMPOTENCY_TRANSACTION_MISUSED' })
+      expect(await effects()).toBe(0)
+      commits = true
+      expect(await send('/', { key })).toMatchObject({ status: 201, isReplay: false })
+      expect(await effects()).toBe(1)
+    },
+  )
+
   it('keeps an outcome in a transaction that wrote nothing else', async () => {
     const { send } = await aBank((app) =>
       app.post('/', async (request) => {

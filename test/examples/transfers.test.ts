@@ -10,6 +10,7 @@ import { Client, Pool } from 'pg'
 import postgres from 'postgres'
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest'
 import { addTransfers as addDrizzle } from '../../examples/transfers/drizzle.js'
+import { addTransfers as addDrizzleTransaction } from '../../examples/transfers/drizzle-transaction.js'
 import { addTransfers as addKnex } from '../../examples/transfers/knex.js'
 import { addTransfers as addKysely, type Tables } from '../../examples/transfers/kysely.js'
 import { addTransfers as addPGlite } from '../../examples/transfers/pglite.js'
@@ -138,6 +139,10 @@ const withSaveIn: readonly { readonly name: string; open(): Promise<Bank> }[] = 
 
 const withTransaction: typeof withSaveIn = [
   { name: 'a pg Pool', open: () => aBank(() => ({ addTransfers: addPool, close: async () => {} })) },
+  {
+    name: 'Drizzle in transaction()',
+    open: () => aBank(() => ({ addTransfers: addDrizzleTransaction, close: async () => {} })),
+  },
   {
     name: 'postgres.js',
     open: () =>

@@ -7,6 +7,7 @@ import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, HOUR } from '../../src/testing/store-fixtures.js'
 import { transactionContract } from '../../src/testing/transaction-contract.js'
 import { gate } from '../support/gate.js'
+import { startPgBouncer } from '../support/pgbouncer.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
 import {
@@ -194,6 +195,31 @@ describeWith(['postgres'], 'postgresStore with postgresJs(sql)', () => {
   })
 })
 
+describeWith(
+  ['postgres', 'pgbouncer'],
+  'postgresStore behind PgBouncer in transaction mode, with postgresJs(sql)',
+  () => {
+    let bouncer: Awaited<ReturnType<typeof startPgBouncer>>
+    let sql: Sql
+    beforeAll(async () => {
+      bouncer = await startPgBouncer(postgresUrl)
+      sql = postgres(bouncer.url, { max: 8, onnotice: () => {} })
+    })
+    afterAll(async () => {
+      await sql.end()
+      await bouncer.stop()
+    })
+
+    it.each([...storeContract, ...transactionContract])('$name', async ({ run }) => {
+      await run(postgresStore(postgresJs(sql)))
+    })
+
+    it.each(transactionCases)('$name', async ({ run }) => {
+      await run({ store: postgresStore(postgresJs(sql)), within, outside })
+    })
+  },
+)
+
 describeWith(['postgres'], 'postgresStore with postgresJs(sql), when a connection is lost', () => {
   it.each([
     { when: 'while a statement runs', statement: 'select pg_sleep(60)' },
@@ -245,6 +271,28 @@ describeWith(['postgres'], 'postgresStore with postgresJs(sql), when a connectio
     })
     await expect(running).rejects.toThrow('of the work')
     await sql.end(LOST)
+  })
+
+  it('tells whoever waits for an answer, and does not commit for work that ignores it', async () => {
+    // More than once, since a connection goes in more than one way.
+    for (let round = 0; round < 10; round += 1) {
+      const sql = aSql()
+      const running = transact(postgresStore(postgresJs(sql)), async (given) => {
+        const client = given as TransactionSql
+        const [{ pid }] = await client<[{ pid: number }]>`select pg_backend_pid() as pid`
+        const gone = terminate(pid)
+        const told = await Promise.allSettled([
+          client`select pg_sleep(60)`,
+          client`select ${1}::int`,
+          client`select ${2}::int`,
+        ])
+        expect(told.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected'])
+        await gone
+        return PLAIN
+      })
+      await expect(running).rejects.toMatchObject(CONNECTION_ERROR)
+      await sql.end(LOST)
+    }
   })
 
   it('runs nothing outside of it from within a savepoint', async () => {
