@@ -9,6 +9,7 @@ import { Kysely, PostgresDialect } from 'kysely'
 import { Client, Pool } from 'pg'
 import postgres from 'postgres'
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest'
+import { addOrders } from '../../examples/transfers/charge.js'
 import { addTransfers as addDrizzle } from '../../examples/transfers/drizzle.js'
 import { addTransfers as addDrizzleTransaction } from '../../examples/transfers/drizzle-transaction.js'
 import { addTransfers as addKnex } from '../../examples/transfers/knex.js'
@@ -363,5 +364,32 @@ describeWith(['postgres'], 'examples/transfers', () => {
       expect(await bank.query(`select 1 from oncekey_records`)).toEqual([])
       await bank.close()
     })
+  })
+
+  it('makes a call that cannot be rolled back with the same key in every run', async () => {
+    const { pool, drop } = await aDatabase()
+    const store = postgresStore(pool)
+    await store.migrate()
+    const app = Fastify()
+    await app.register(idempotency, { store, scope: caller, secret: 'sixteen bytes at least' })
+    const keys: string[] = []
+    addOrders(app, {
+      async charge(_order, { idempotencyKey }) {
+        keys.push(idempotencyKey)
+        return { id: `charge of ${idempotencyKey}` }
+      },
+    })
+    const key = aKey()
+    const order = () => send(app, '/orders', { key, payload: { from: 'alice', to: 'bob', amount: 1 } })
+    // There is no table yet: the call has been made, and its result cannot be committed.
+    expect((await order()).status).toBe(500)
+    await pool.query('create table orders (charge text not null)')
+    expect(await order()).toMatchObject({ status: 201, isReplay: false })
+    expect(await order()).toMatchObject({ status: 201, isReplay: true })
+    expect(keys).toEqual([keys[0], keys[0]])
+    const { rows } = await pool.query('select charge from orders')
+    expect(rows).toEqual([{ charge: `charge of ${keys[0]}` }])
+    await app.close()
+    await drop()
   })
 })
