@@ -12,3 +12,18 @@ export async function freePort(): Promise<number> {
   if (address === null || typeof address === 'string') throw new Error('The server has no port')
   return address.port
 }
+
+const MOST_ATTEMPTS = 5
+
+/** Starts something on free ports, and again on others where somebody else was faster. */
+export async function onFreePorts<T>(count: number, start: (...ports: number[]) => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    const ports: number[] = []
+    while (ports.length < count) ports.push(await freePort())
+    try {
+      return await start(...ports)
+    } catch (error) {
+      if (attempt === MOST_ATTEMPTS || !/in use/i.test(String(error))) throw error
+    }
+  }
+}

@@ -3,7 +3,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startContainer } from './container.js'
-import { freePort } from './free-port.js'
+import { onFreePorts } from './free-port.js'
 import { findProgram, type RunningProgram, startProgram } from './program.js'
 
 /** A Redis server that belongs to this test run. */
@@ -23,7 +23,8 @@ export function findRedis(): string | undefined {
 export async function startRedisServer(
   options: { readonly args?: readonly string[]; readonly port?: number } = {},
 ): Promise<RedisServer> {
-  const port = options.port ?? (await freePort())
+  const { port } = options
+  if (port === undefined) return onFreePorts(1, (free) => startRedisServer({ ...options, port: free }))
   const url = `redis://127.0.0.1:${port}`
   const settings = ['--port', String(port), '--save', '', '--appendonly', 'no', ...(options.args ?? [])]
   const file = findRedis()
@@ -61,7 +62,8 @@ function startRedisContainer(port: number, settings: readonly string[]) {
   })
 }
 
-function answersPing(port: number): Promise<boolean> {
+/** Whether a server of this port answers a PING. */
+export function answersPing(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(port, '127.0.0.1', () => socket.write('PING\r\n'))
     socket.setTimeout(1000, () => socket.destroy())

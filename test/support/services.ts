@@ -7,7 +7,7 @@ import { findPostgres, startPostgresServer } from './postgres-server.js'
 import { findRedis, startRedisServer } from './redis-server.js'
 
 /** The services that tests talk to. */
-export type ServiceName = 'redis' | 'postgres' | 'pgbouncer'
+export type ServiceName = 'redis' | 'redis-topologies' | 'postgres' | 'pgbouncer'
 
 /** Which services there are, and where the shared ones are. Tests share a server where they need nothing of it but room. */
 export interface Services {
@@ -44,6 +44,12 @@ const RECIPES: Readonly<Record<ServiceName, Recipe>> = {
     debianPackage: 'redis-server',
     remedy: 'set REDIS_URL, or install Docker or redis-server',
   },
+  // Replicas, Sentinels and clusters: servers that find each other by their ports, so programs of this machine.
+  'redis-topologies': {
+    isThere: () => findRedis() !== undefined,
+    debianPackage: 'redis-server',
+    remedy: 'install redis-server',
+  },
   postgres: {
     isThere: () => process.env.DATABASE_URL !== undefined || findPostgres() !== undefined || hasDocker(),
     debianPackage: 'postgresql',
@@ -64,7 +70,7 @@ const RECIPES: Readonly<Record<ServiceName, Recipe>> = {
 export async function startServices(): Promise<Services & { stop(): Promise<void> }> {
   const names = Object.keys(RECIPES) as ServiceName[]
   const missing = names.filter((name) => !RECIPES[name].isThere())
-  if (missing.length > 0) install(missing.map((name) => RECIPES[name].debianPackage))
+  if (missing.length > 0) install([...new Set(missing.map((name) => RECIPES[name].debianPackage))])
   const available = names.filter((name) => RECIPES[name].isThere())
   for (const name of names.filter((one) => !available.includes(one))) report(name)
 
