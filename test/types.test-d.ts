@@ -2,7 +2,7 @@ import { PGlite, type Transaction } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
-import { Redis as Redis5 } from 'ioredis-5'
+import { Cluster as Cluster5, Redis as Redis5 } from 'ioredis-5'
 import {
   createIdempotency,
   type Idempotency,
@@ -40,6 +40,11 @@ expectTypeOf(app.idempotency).toEqualTypeOf<Idempotency>()
 
 expectTypeOf(redisStore(new Cluster([]))).toEqualTypeOf<IdempotencyStore>()
 expectTypeOf(redisStore(new Redis5())).toEqualTypeOf<IdempotencyStore>()
+const waitReplicas = { count: 1, timeout: '500ms' } as const
+for (const client of [new Redis(), new Redis5(), new Cluster([]), new Cluster5([])])
+  expectTypeOf(redisStore(client, { waitReplicas })).toEqualTypeOf<IdempotencyStore>()
+// @ts-expect-error how many replicas must be said
+redisStore(new Redis(), { waitReplicas: {} })
 expectTypeOf(postgresStore(new Pool()).migrate).returns.toEqualTypeOf<Promise<void>>()
 
 const durable = sealedStore(postgresStore(new Pool()), { keys: ['c2VjcmV0', new Uint8Array(32)] })

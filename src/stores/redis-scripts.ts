@@ -90,7 +90,11 @@ local text = redis.call('GET', KEYS[1])
 if not text then return 0 end
 ${READ}
 if token ~= ARGV[1] then return 0 end
-if state == 'C' then return 1 end
+if state == 'C' then
+  -- Whoever repeats it may wait for replicas, and WAIT knows only what its own connection wrote.
+  redis.call('SETRANGE', KEYS[1], 0, '${RECORD_FORMAT}')
+  return 1
+end
 ${NOW}
 ${writeOutcome('middle')}
 return 1

@@ -1,10 +1,19 @@
 import { createHash } from 'node:crypto'
+import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
 import type { IdempotencyStore } from '../contract/store.js'
 import { createSend, type RedisArgument, type RedisSender } from './redis-batch.js'
 import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
+import {
+  createReplicatedSend,
+  type RedisConnection,
+  type RedisPipeline,
+  type ReplicaDemand,
+  type ReplicatedClient,
+} from './redis-replicas.js'
 
 export type { RedisArgument, RedisSender } from './redis-batch.js'
+export type { RedisConnection, RedisPipeline } from './redis-replicas.js'
 
 import { CLAIM, COMPLETE, FIND, RELEASE, RENEW, SETTLE, UNKNOWN_FORMAT } from './redis-scripts.js'
 
@@ -13,16 +22,24 @@ export interface RedisClient extends RedisSender {
   info(section: string): Promise<string>
   config(subcommand: 'GET', parameter: string): Promise<unknown>
   /** What the client was made with; a cluster has the options of its connections apart. */
-  readonly options?: ConnectionOptions & { readonly redisOptions?: ConnectionOptions | undefined }
+  readonly options?: ConnectionOptions & {
+    readonly redisOptions?: ConnectionOptions | undefined
+    readonly keyPrefix?: string | undefined
+  }
   /** The nodes of a cluster. */
-  nodes?(role: 'master'): readonly Pick<RedisClient, 'info' | 'config'>[]
+  nodes?(role: 'all' | 'master'): readonly (RedisConnection & Pick<RedisClient, 'info' | 'config'>)[]
+  /** Needed for `waitReplicas`, and of a cluster the next three as well. */
+  pipeline?(): RedisPipeline
+  /** Which nodes serve each slot, the master first. */
+  readonly slots?: readonly (readonly string[])[]
+  refreshSlotsCache?(): void
 }
 
 interface ConnectionOptions {
   readonly socketTimeout?: number | undefined
 }
 
-/** How records are named. */
+/** How records are named, and what a failover must not lose. */
 export interface RedisStoreOptions {
   /**
    * What every key begins with. The client's own `keyPrefix` comes before it.
@@ -30,6 +47,28 @@ export interface RedisStoreOptions {
    * @default 'oncekey:'
    */
   readonly prefix?: string
+
+  /**
+   * How many replicas must have a claim before anything runs, and an outcome before it counts as kept. With fewer of
+   * them in time, a claim is refused (503) and given back, and an outcome is saved again in the background while its
+   * answer goes out. Give the store a client of its own: Redis answers nothing else on a connection that waits.
+   *
+   * @default undefined, which waits for none: a failover forgets what had not been replicated
+   */
+  readonly waitReplicas?: WaitReplicas
+}
+
+/** Which replicas a step waits for. See "Failover" in `docs/stores.md` for how to choose. */
+export interface WaitReplicas {
+  /** How many replicas must have it. One fewer than there are lets one be away. */
+  readonly count: number
+  /**
+   * How long to wait for them, from `'1ms'` to `'1m'`. A step may wait for the one before it as well: keep twice of this
+   * below the engine's `storeTimeout`.
+   *
+   * @default '500ms'
+   */
+  readonly timeout?: Duration
 }
 
 interface Script {
@@ -59,27 +98,44 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   if (typeof prefix !== 'string')
     throw new OptionsError(`redisStore: option "prefix" must be a string; got ${String(prefix)}`)
 
-  const send = createSend(client)
+  const demand = options.waitReplicas === undefined ? undefined : demandOf(options.waitReplicas)
 
-  function run({ text, sha }: Script, id: string, args: readonly RedisArgument[]): Promise<unknown> {
+  const send = createSend(client)
+  // A lost claim is a second run, and a lost outcome an answer that nobody can repeat: both wait for replicas, and so does
+  // what an operator settles. The others lose nothing by it. A lost release leaves a claim that lapses: refused, though
+  // nothing ran. A lost renewal leaves a lease that ends a third of its length too soon, unless the next renewal comes
+  // first, as after a stall. A replay gives what the first caller has too: the process that completed goes on until the
+  // replicas have it, and should that be lost as well, they have its claim, and the operation is unknown, not absent.
+  const sendDurably = demand === undefined ? send : createReplicatedSend(withPipelines(client), demand)
+
+  function run(
+    { text, sha }: Script,
+    id: string,
+    args: readonly RedisArgument[],
+    through = send,
+  ): Promise<unknown> {
     const command = [sha, 1, prefix + id, ...args]
-    return send('evalsha', command).catch((error: unknown) => {
+    return through('evalsha', command).catch((error: unknown) => {
       // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
       if (!messageOf(error).startsWith('NOSCRIPT')) return refuse(error)
-      command[0] = text
-      return send('eval', command).catch(refuse)
+      return through('eval', command.with(0, text)).catch(refuse)
     })
   }
 
-  async function succeeds(script: Script, id: string, args: readonly RedisArgument[]): Promise<boolean> {
-    return (await run(script, id, args)) === 1
+  async function succeeds(
+    script: Script,
+    id: string,
+    args: readonly RedisArgument[],
+    through = send,
+  ): Promise<boolean> {
+    return (await run(script, id, args, through)) === 1
   }
 
   return {
     async claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
       const rememberedMs = Math.max(leaseMs, ttlMs)
       const args = [token, fingerprint, leaseMs, rememberedMs, takeOver ? '1' : '0', JSON.stringify(meta)]
-      const reply = await run(scripts.claim, id, args)
+      const reply = await run(scripts.claim, id, args, sendDurably)
       if (typeof reply === 'number') return { status: 'acquired', fence: reply }
       const [now, record] = reply as [number, Buffer]
       return asClaimResult(decodeRecord(record), now)
@@ -88,7 +144,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     renew: (id, token, leaseMs) => succeeds(scripts.renew, id, [token, leaseMs]),
 
     complete: (id, token, outcome, ttlMs) =>
-      succeeds(scripts.complete, id, [token, ...encodeOutcome(outcome), ttlMs]),
+      succeeds(scripts.complete, id, [token, ...encodeOutcome(outcome), ttlMs], sendDurably),
 
     release: (id, token) => succeeds(scripts.release, id, [token]),
 
@@ -100,17 +156,41 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     },
 
     settle(id, resolution, ttlMs) {
-      if (resolution === 'release') return succeeds(scripts.settle, id, ['release'])
-      return succeeds(scripts.settle, id, ['outcome', ...encodeOutcome(resolution), ttlMs])
+      if (resolution === 'release') return succeeds(scripts.settle, id, ['release'], sendDurably)
+      return succeeds(scripts.settle, id, ['outcome', ...encodeOutcome(resolution), ttlMs], sendDurably)
     },
 
     async check() {
       const nodes = client.nodes?.('master') ?? [client]
-      const warnings = await Promise.all(nodes.map(warningsOf))
+      const warnings = await Promise.all(nodes.map((node) => warningsOf(node, demand)))
       // The nodes of a cluster are usually set up alike: each sentence once.
       return [...new Set([...clientWarnings(client), ...warnings.flat()])]
     },
   }
+}
+
+function demandOf(given: WaitReplicas): ReplicaDemand {
+  if (typeof given !== 'object' || given === null)
+    throw new OptionsError(
+      `redisStore: option "waitReplicas" must be { count, timeout }; got ${String(given)}`,
+    )
+  const { count, timeout = '500ms' } = given
+  if (!Number.isSafeInteger(count) || count < 1)
+    throw new OptionsError(
+      `redisStore: option "waitReplicas.count" must be a whole number of at least 1; got ${String(count)}`,
+    )
+  const timeoutMs = durationMs(timeout)
+  // WAIT takes 0 for "as long as it takes", and would hold its connection until the replicas are back.
+  if (timeoutMs === undefined || timeoutMs < 1 || timeoutMs > 60_000)
+    throw new OptionsError(
+      `redisStore: option "waitReplicas.timeout" must be a duration such as '500ms', from 1ms to 1m; got ${String(timeout)}`,
+    )
+  return { count, timeoutMs }
+}
+
+function withPipelines(client: RedisClient): ReplicatedClient {
+  if (typeof client.pipeline === 'function') return client as ReplicatedClient
+  throw new OptionsError('redisStore: option "waitReplicas" needs a client with pipelines, as ioredis has')
 }
 
 function script(text: string): Script {
@@ -138,8 +218,14 @@ function clientWarnings({ options }: Pick<RedisClient, 'options'>): readonly str
   ]
 }
 
-async function warningsOf(node: Pick<RedisClient, 'info' | 'config'>): Promise<readonly string[]> {
-  const [memory, persistence] = await Promise.all([node.info('memory'), node.info('persistence')])
+async function warningsOf(
+  node: Pick<RedisClient, 'info' | 'config'>,
+  demand: ReplicaDemand | undefined,
+): Promise<readonly string[]> {
+  const sections = ['memory', 'persistence', 'replication']
+  const [memory = '', persistence = '', replication = ''] = await Promise.all(
+    sections.map((section) => node.info(section)),
+  )
   const warnings: string[] = []
   const policy = fieldOf(memory, 'maxmemory_policy')
   if (policy !== undefined && policy !== 'noeviction')
@@ -151,6 +237,11 @@ async function warningsOf(node: Pick<RedisClient, 'info' | 'config'>): Promise<r
       (await hasNoSnapshots(node))
         ? 'Redis persists nothing: after a restart, a retry of any operation runs it again. Set appendonly to yes'
         : 'Redis persists snapshots only: after a crash, a retry of an operation since the last one runs it again. Set appendonly to yes',
+    )
+  const replicas = Number(fieldOf(replication, 'connected_slaves') ?? 0)
+  if (demand !== undefined && replicas < demand.count)
+    warnings.push(
+      `waitReplicas asks for ${demand.count}, and a master of Redis has ${replicas}: claims are refused until it has enough`,
     )
   return warnings
 }
