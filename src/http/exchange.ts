@@ -208,7 +208,7 @@ class HeldExchange<TRequest> implements Exchange {
     if (this.#isForgotten || this.#hasRolledBack) return this.#parts.execution.release()
     try {
       const { execution } = this.#parts
-      if (this.#saved !== undefined && (await execution.keptOutcome(this.#saved)) !== undefined) return
+      if (this.#saved !== undefined && (await execution.keptOutcome(this.#saved.outcome)) !== undefined) return
       await this.#keep(this.#outcomeOf({ status, headers: {}, body: 'too-long', isText: false }))
     } catch {
       // Only a lost claim rejects, the engine has reported it, and the client has its answer.
@@ -221,10 +221,10 @@ class HeldExchange<TRequest> implements Exchange {
     if (this.#saved === undefined) return undefined
     if (status >= 400) {
       this.#hasRolledBack = true
-      return execution.decide(this.#saved)
+      return execution.decide(this.#saved.outcome)
     }
     try {
-      return await execution.keptOutcome(this.#saved)
+      return await execution.keptOutcome(this.#saved.outcome)
     } catch {
       // The store is away, which the engine has reported. The handler says that it succeeded: as ever, that is kept.
       await this.#keep(this.#saved.outcome)
