@@ -208,7 +208,8 @@ class HeldExchange<TRequest> implements Exchange {
     if (this.#isForgotten || this.#hasRolledBack) return this.#parts.execution.release()
     try {
       const { execution } = this.#parts
-      if (this.#saved !== undefined && (await execution.keptOutcome(this.#saved.outcome)) !== undefined) return
+      if (this.#saved !== undefined && (await execution.keptOutcome(this.#saved.outcome)) !== undefined)
+        return
       await this.#keep(this.#outcomeOf({ status, headers: {}, body: 'too-long', isText: false }))
     } catch {
       // Only a lost claim rejects, the engine has reported it, and the client has its answer.
