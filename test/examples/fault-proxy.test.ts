@@ -25,7 +25,7 @@ describeWith(['postgres'], 'the example of docs/testing.md', () => {
         return { charged: 500 }
       })
 
-    const lost = proxy.arm({ kind: 'drop-answer', match: 'insert into "oncekey_records"' })
+    const lost = proxy.arm({ kind: 'drop-answer', match: 'oncekey_records_claim' })
     await expect(charge()).rejects.toMatchObject({ code: 'IDEMPOTENCY_STORE_UNAVAILABLE' })
     expect(lost.timesFired).toBe(1)
     expect(charges).toBe(0)
