@@ -298,7 +298,7 @@ describeWith(['redis-topologies'], 'redisStore on a master that Sentinels watch'
   let client: Redis
   beforeAll(async () => {
     redis = await startWatchedRedis()
-    client = new Redis(redis.address)
+    client = new Redis({ ...redis.address, socketTimeout: 60_000 })
   })
   afterAll(async () => {
     client.disconnect()
