@@ -12,6 +12,15 @@ import {
   type TransactionClient,
   tieredStore,
 } from 'oncekey'
+import {
+  type CallError,
+  type CallOptions,
+  createFetch,
+  deriveFrom,
+  forgetOperation,
+  type RetryingFetch,
+  retryDelayMs,
+} from 'oncekey/client'
 import idempotency, { type RequestIdempotency } from 'oncekey/fastify'
 import { type PostgresDriver, pglite, postgresJs, postgresStore } from 'oncekey/postgres'
 import { redisStore } from 'oncekey/redis'
@@ -95,3 +104,31 @@ await db.transaction(async (tx) => saveIn((text, values) => tx.query(text, value
 await saveIn(async () => [], { body: 'done' })
 // @ts-expect-error what runs a statement gives its rows
 await saveIn(async () => 1, { status: 201 })
+
+const retrying = createFetch({ retries: 3, backoff: { base: '100ms' }, deadline: '10s', storage: new Map() })
+expectTypeOf(retrying).toEqualTypeOf<RetryingFetch>()
+expectTypeOf(retrying).toExtend<typeof fetch>()
+expectTypeOf(
+  await retrying('http://pay.example', { method: 'POST', idempotency: {} }),
+).toEqualTypeOf<Response>()
+await retrying(new URL('http://pay.example'), { idempotency: { key: 'order-42', timeout: '5s' } })
+await retrying('http://pay.example', { idempotency: { operation: 'checkout-42', retries: 1 } })
+await retrying('http://pay.example', { idempotency: false })
+const incoming = { key: undefined as string | undefined, deriveKey: (label: string) => label }
+await retrying('http://pay.example', { idempotency: { ...deriveFrom(incoming, 'payment'), retries: 1 } })
+// @ts-expect-error a call names a key or an operation
+await retrying('http://pay.example', { idempotency: { key: 'a', operation: 'b' } })
+// @ts-expect-error a key that comes from elsewhere leaves no room for an operation
+await retrying('http://pay.example', { idempotency: { ...deriveFrom(incoming, 'payment'), operation: 'b' } })
+// @ts-expect-error there is no such option
+await retrying('http://pay.example', { idempotency: { retry: 1 } })
+// @ts-expect-error a duration has a unit
+createFetch({ timeout: '5 seconds' })
+// @ts-expect-error methods are compared in upper case
+createFetch({ methods: ['post'] })
+// @ts-expect-error a storage can set, too
+createFetch({ storage: { get: () => null } })
+expectTypeOf(retryDelayMs).returns.toBeNumber()
+expectTypeOf(forgetOperation).returns.toEqualTypeOf<Promise<void>>()
+expectTypeOf<CallError['response']>().toEqualTypeOf<Response | undefined>()
+expectTypeOf<CallOptions['key']>().toEqualTypeOf<string | undefined>()
