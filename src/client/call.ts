@@ -93,7 +93,7 @@ export async function answerTo(
         ? await storedKey(storage, operation)
         : { key: settings.key || own || newKey(), createdAt: Date.now() }
     // A header of the caller's own is sent as it is.
-    if (held.key !== own) headers.set(header, quoteKey ? `"${held.key}"` : held.key)
+    if (held.key !== own) headers.set(header, quoteKey ? JSON.stringify(held.key) : held.key)
     // Where only simple requests are allowed, headers do not take it.
     if (!headers.has(header)) throw new OptionsError('oncekey/client: "no-cors" cannot carry a key')
   }

@@ -63,8 +63,8 @@ export interface ClientOptions {
   readonly header?: string
 
   /**
-   * Whether every key is sent in quotes, as draft-ietf-httpapi-idempotency-key-header has it. Most servers want a bare
-   * value, or take both; a key that cannot be bare is quoted in any case.
+   * Whether keys are sent in quotes, as draft-ietf-httpapi-idempotency-key-header has it. Most servers want a bare
+   * value. Ours takes both, but keys of your own with other characters than letters, digits and `_.:~+/=@-` need quotes.
    *
    * @default false
    */
@@ -107,11 +107,19 @@ export interface ClientOptions {
 /** The shape of `fetch`. */
 export type SendRequest = (input: string | URL | Request, init?: RequestInit) => Promise<Response>
 
-/** The options of one call. A `key` of your own, or the name of an `operation` whose key is stored, or neither. */
+/** The options of one call. It names a key, or an operation, or neither, and then it makes a key for itself. */
 export type CallOptions = ClientOptions &
   (
-    | { readonly key?: string | undefined; readonly operation?: never }
-    | { readonly key?: never; readonly operation: string }
+    | {
+        /** A key of your own. It is sent whatever the method. */
+        readonly key?: string | undefined
+        readonly operation?: never
+      }
+    | {
+        /** The name of the operation, for which a key is stored in `storage`. Calls of one name are one operation. */
+        readonly operation: string
+        readonly key?: never
+      }
   )
 
 /** An attempt that is about to be made, with what became of the one before. */
@@ -169,7 +177,7 @@ export function defaultSettings(): ClientSettings {
 /**
  * The settings that `options` make, on top of `base`.
  *
- * @throws {OptionsError} naming the option that is wrong, its value and what would be right.
+ * @throws {OptionsError} naming the option that is wrong, its type and its value. One that does not exist has none.
  */
 export function resolveSettings<T extends ClientSettings>(options: CallOptions, base: T): T {
   const settings = { ...base } as Record<string, unknown>
@@ -180,7 +188,7 @@ export function resolveSettings<T extends ClientSettings>(options: CallOptions, 
     // All numbers but `retries` are durations, and a plain number reads alike.
     const value = type === 'number' ? durationMs(given) : given
     if (typeof value !== type || value === '')
-      throw new OptionsError(`oncekey/client: option "${name}" cannot be ${given}, it is a ${type}`)
+      throw new OptionsError(`oncekey/client: option "${name}" (${type}) cannot be ${given}`)
     settings[name] = value
   }
   retryDelayMs(1, settings.backoff as RetryDelayOptions)

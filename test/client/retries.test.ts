@@ -102,6 +102,8 @@ describe('createFetch › keys', () => {
     const fetch = createFetch({ header: 'PayPal-Request-Id', quoteKey: true })
     await fetch(server.url, { ...POST, idempotency: { key: 'k1' } })
     expect(server.requests[0]?.headers['paypal-request-id']).toBe('"k1"')
+    await fetch(server.url, { ...POST, idempotency: { key: 'a "b" \\ c' } })
+    expect(server.requests[1]?.headers['paypal-request-id']).toBe(String.raw`"a \"b\" \\ c"`)
     expect(server.requests[0]?.headers['idempotency-key']).toBeUndefined()
   })
 

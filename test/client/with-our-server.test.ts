@@ -167,8 +167,10 @@ describe('createFetch with our server', () => {
 
   it('is understood with its key in quotes', async () => {
     const bank = await aBank()
-    await createFetch({ quoteKey: true })(bank.url, { ...INIT, idempotency: { key: 'k1' } })
-    expect(bank.payments).toEqual(['k1'])
+    const fetch = createFetch({ quoteKey: true })
+    await fetch(bank.url, { ...INIT, idempotency: { key: 'k1' } })
+    await fetch(bank.url, { ...INIT, idempotency: { key: 'a "b" \\ c' } })
+    expect(bank.payments).toEqual(['k1', 'a "b" \\ c'])
   })
 
   it('asks a service behind a service once, whatever happens in between', async () => {
@@ -183,5 +185,14 @@ describe('createFetch with our server', () => {
     const url = `${await aWire(shop, 'lose-answer', 'lose-answer')}/payments`
     expect((await fetch(url, { ...INIT, idempotency: { key: 'order-42' } })).status).toBe(201)
     expect([shop.payments, bank.payments]).toEqual([['order-42'], ['order-42.payment']])
+  })
+  it('makes a service answer 502, and keep it, where a service behind it does not answer', async () => {
+    const shop = await aBank(async () => {
+      const url = 'http://127.0.0.1:9/nobody-is-there'
+      await createFetch({ ...QUICK, retries: 1 })(url, { ...INIT, idempotency: { key: 'k2' } })
+    })
+    const response = await createFetch(QUICK)(shop.url, INIT)
+    expect([response.status, response.headers.get('idempotent-replayed')]).toEqual([502, 'true'])
+    expect(shop.payments).toHaveLength(1)
   })
 })
