@@ -154,6 +154,34 @@ describe('createFetch › bodies', () => {
     expect(server.requests).toHaveLength(0)
   })
 
+  it('does not copy a blob, which may be a file of any size', async () => {
+    const sent: unknown[] = []
+    const fetch = createFetch({
+      ...QUICK,
+      fetch: async (_, init) => {
+        sent.push(init?.body)
+        return new Response(null, { status: sent.length < 2 ? 503 : 200 })
+      },
+    })
+    const blob = new Blob([BYTES])
+    await fetch('http://127.0.0.1', { method: 'POST', body: blob })
+    expect(sent).toEqual([blob, blob])
+    expect(sent[0]).toBe(blob)
+  })
+
+  it('does not say where a request comes from that would not have it said', async () => {
+    const policies: unknown[] = []
+    const fetch = createFetch({
+      fetch: async (_, init) => {
+        policies.push(init?.referrerPolicy)
+        return new Response('ok')
+      },
+    })
+    await fetch(new Request('http://127.0.0.1', { ...POST, referrerPolicy: 'no-referrer' }))
+    await fetch('http://127.0.0.1', { ...POST, referrerPolicy: 'origin' })
+    expect(policies).toEqual(['no-referrer', 'origin'])
+  })
+
   it('gives what a fetch of its own needs besides', async () => {
     const seen: unknown[] = []
     const fetch = createFetch({

@@ -275,7 +275,7 @@ describe('createFetch › storage', () => {
     const init = { ...POST, idempotency: OPERATION }
     expect((await createFetch({ storage: failing })(server.url, init)).status).toBe(200)
     const hanging = { ...itemStorage(), removeItem: () => new Promise(() => {}) }
-    const fetch = createFetch({ storage: hanging, timeout: '500ms', deadline: '500ms' })
+    const fetch = createFetch({ storage: hanging, timeout: '3s', deadline: '2s' })
     expect((await fetch(server.url, init)).status).toBe(200)
   })
 

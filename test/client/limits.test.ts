@@ -139,10 +139,13 @@ describe('createFetch › signal', () => {
     expect(seen).toHaveLength(7)
     // Node's own requests let go of a signal when they are collected.
     await expect
-      .poll(() => {
-        collectGarbage()
-        return [getEventListeners(caller.signal, 'abort').length, seen.filter((ref) => ref.deref()).length]
-      })
+      .poll(
+        () => {
+          collectGarbage()
+          return [getEventListeners(caller.signal, 'abort').length, seen.filter((ref) => ref.deref()).length]
+        },
+        { timeout: 20_000 },
+      )
       .toEqual([0, 0])
   })
 })
@@ -152,7 +155,7 @@ describe('createFetch › deadline', () => {
     const server = await aServer((reply, _, number) => {
       if (number < 3) reply.writeHead(503).end()
     })
-    const fetch = createFetch({ ...QUICK, deadline: '300ms' })
+    const fetch = createFetch({ ...QUICK, deadline: '2s' })
     const error = await failureOf(fetch(server.url, { ...POST, idempotency: { key: 'k1' } }))
     expect(error).toBeInstanceOf(CallDeadlineError)
     expect(error).toMatchObject({
@@ -178,7 +181,7 @@ describe('createFetch › deadline', () => {
 
   it('bounds how long a call asks for the answer of a request that is running', async () => {
     const server = await aServer((reply) => reply.writeHead(409, { 'retry-after': '0' }).end())
-    const error = await failureOf(createFetch({ ...QUICK, retries: 0, deadline: '300ms' })(server.url, POST))
+    const error = await failureOf(createFetch({ ...QUICK, retries: 0, deadline: '2s' })(server.url, POST))
     expect(error.code).toBe('IDEMPOTENCY_DEADLINE_EXCEEDED')
     expect(error.attempts).toBeGreaterThan(1)
   })

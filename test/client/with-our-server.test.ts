@@ -59,7 +59,7 @@ describe('createFetch with our server', () => {
     const bank = await aBank(() => done.opened)
     const fetch = createFetch({
       ...QUICK,
-      timeout: '500ms',
+      timeout: '1s',
       // The first one ends once another was told that it is running.
       onAttempt: ({ response }) => {
         if (response?.status === 409) done.open()
@@ -138,7 +138,7 @@ describe('createFetch with our server', () => {
     const dying = await aBank(() => never.opened, { store, lease: '100ms', maxRun: '100ms' })
     const living = await aBank(undefined, { store })
     const init = { ...INIT, idempotency: { key: 'k1' } }
-    await failureOf(createFetch({ retries: 0, timeout: '300ms' })(dying.url, init))
+    await failureOf(createFetch({ retries: 0, timeout: '2s' })(dying.url, init))
     const error = await failureOf(createFetch(QUICK)(living.url, init))
     expect(error).toMatchObject({ name: 'CallOutcomeUnknownError', key: 'k1', response: { status: 409 } })
     expect([dying.payments, living.payments]).toEqual([['k1'], []])
