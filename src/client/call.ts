@@ -65,7 +65,7 @@ export async function answerTo(
       try {
         ;({ response, problem } = await within(settings.timeout, timeoutError, signal, attempt))
       } catch (error) {
-        signal.throwIfAborted()
+        // A reason to stop, too: then nobody waits for this any more.
         cause = error
       }
 

@@ -316,6 +316,21 @@ describe('createFetch › a network that fails', () => {
     expect(error.key).toBe(server.requests[0]?.key)
   })
 
+  it('tells of the last attempt alone', async () => {
+    const server = await statuses(200, 503)
+    const error = await failureOf(
+      createFetch({ ...QUICK, retries: 1 })(await aWire(server, 'lose-answer'), POST),
+    )
+    expect([error.response?.status, error.cause]).toEqual([503, undefined])
+    const leaving = await aServer((reply, _, number) => {
+      if (number === 1) reply.writeHead(503).end()
+      else reply.destroy()
+    })
+    const second = await failureOf(createFetch({ ...QUICK, retries: 1 })(leaving.url, POST))
+    expect([second.response, second.problem]).toEqual([undefined, {}])
+    expect(second.cause).toBeInstanceOf(TypeError)
+  })
+
   it('throws, when every attempt took too long, with a timeout', async () => {
     const server = await aServer(() => {})
     const error = await failureOf(createFetch({ ...QUICK, retries: 1, timeout: '50ms' })(server.url, POST))
