@@ -158,6 +158,17 @@ describe('createFetch › storage', () => {
     expect(keysOf(server)).toHaveLength(2)
   })
 
+  it('gives one key to a call that comes while another looks for its own', async () => {
+    const storage = slowStorage()
+    const server = await statuses(200)
+    const call = () => createFetch({ storage })(server.url, { ...POST, idempotency: OPERATION })
+    const forgotten = forgetOperation(storage, 'checkout-42')
+    const early = call()
+    await forgotten
+    await Promise.all([early, call()])
+    expect(keysOf(server)).toHaveLength(1)
+  })
+
   it('leaves the key of a later call alone', async () => {
     const storage = new Map<string, string>()
     const [first, second] = [gate(), gate()]

@@ -8,6 +8,7 @@ import {
   createFetch,
 } from '../../src/client/create-fetch.js'
 import { aServer, aWire, failureOf, keysOf, POST, QUICK, statuses } from '../support/client-fixtures.js'
+import { gate } from '../support/gate.js'
 import { type Answer, sendProblem } from '../support/http-server.js'
 import type { Fate } from '../support/unreliable-wire.js'
 
@@ -197,6 +198,14 @@ describe('createFetch › answers', () => {
     expect(server.requests).toHaveLength(1)
   })
 
+  it.each(['null', '5', '[]', '{', ''])('goes by the status of a failure that says: %s', async (text) => {
+    const server = await aServer((reply, _, number) => {
+      reply.writeHead(number < 2 ? 503 : 402, { 'content-type': 'application/problem+json' }).end(text)
+    })
+    const response = await createFetch(QUICK)(server.url, POST)
+    expect([response.status, await response.text()]).toEqual([402, text])
+  })
+
   it('gives the 422 of an application', async () => {
     const server = await aServer((reply) => sendProblem(reply, { status: 422, code: 'AMOUNT_TOO_SMALL' }))
     const response = await createFetch(QUICK)(server.url, POST)
@@ -245,6 +254,16 @@ describe('createFetch › a network that fails', () => {
     const response = await fetch(await aWire(server, 'swallow-answer'), POST)
     expect(await response.text()).not.toBe('answer 1')
     expect(keysOf(server)).toHaveLength(1)
+  })
+
+  it('ends the connection of an attempt that it gives up', async () => {
+    const ended = gate()
+    const server = await aServer((reply, _, number) => {
+      if (number > 1) reply.end()
+      else reply.once('close', ended.open)
+    })
+    await createFetch({ ...QUICK, timeout: '1s' })(server.url, POST)
+    await ended.opened
   })
 
   it('gives up an attempt whose answer stops in the middle, and sends again', async () => {
