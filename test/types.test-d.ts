@@ -114,12 +114,19 @@ expectTypeOf(
 await retrying(new URL('http://pay.example'), { idempotency: { key: 'order-42', timeout: '5s' } })
 await retrying('http://pay.example', { idempotency: { operation: 'checkout-42', retries: 1 } })
 await retrying('http://pay.example', { idempotency: false })
-const incoming = { key: undefined as string | undefined, deriveKey: (label: string) => label }
-await retrying('http://pay.example', { idempotency: { ...deriveFrom(incoming, 'payment'), retries: 1 } })
+app.post('/orders', async (request) => {
+  await retrying('http://pay.example', {
+    idempotency: { ...deriveFrom(request.idempotency, 'psp'), retries: 1 },
+  })
+})
+await run({ scope: 'a', key: 'k' }, (execution) =>
+  retrying('http://pay.example', { idempotency: deriveFrom(execution, 'psp') }),
+)
 // @ts-expect-error a call names a key or an operation
 await retrying('http://pay.example', { idempotency: { key: 'a', operation: 'b' } })
+const derived = deriveFrom({ deriveKey: String }, 'payment')
 // @ts-expect-error a key that comes from elsewhere leaves no room for an operation
-await retrying('http://pay.example', { idempotency: { ...deriveFrom(incoming, 'payment'), operation: 'b' } })
+await retrying('http://pay.example', { idempotency: { ...derived, operation: 'b' } })
 // @ts-expect-error there is no such option
 await retrying('http://pay.example', { idempotency: { retry: 1 } })
 // @ts-expect-error a duration has a unit

@@ -36,7 +36,7 @@ export function meaningOf(progress: CallProgress): Meaning {
         throw new CallAnswerNotKeptError(progress)
     }
     // A replay is the answer, and stays it.
-    if (REPLAY_MARKER.test([...headers].join('\n'))) return 'final'
+    if (problem.retryable === false || REPLAY_MARKER.test([...headers].join('\n'))) return 'final'
     // Other servers have no code of ours. An application's own conflict names no time.
     if (problem.code === 'IDEMPOTENCY_KEY_IN_PROGRESS' || (status === 409 && headers.has('retry-after')))
       return 'running'

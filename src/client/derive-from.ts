@@ -1,17 +1,15 @@
-/** The part of `request.idempotency`, or of an `execution`, that names downstream operations. */
+/** The part of `request.idempotency`, or of the execution of a `run()`, that names downstream operations. */
 export interface KeyDeriver {
-  /** The key of the incoming operation; `undefined` where it has none. */
-  readonly key: string | undefined
-  /** A key that is the same on every run of the operation, and differs per label. */
+  /** A key that is the same in every run of the operation, and another for every label; `undefined` where there is none. */
   deriveKey(label: string): string | undefined
 }
 
 /**
- * The key of a downstream call, for its `idempotency` option: every run of the incoming operation sends the same one.
- * An incoming request without a key gives none, and the call makes its own.
+ * The key of a downstream call, for its `idempotency` option: every run of the incoming operation sends the same one. Where
+ * the incoming request has no key, it holds for this request only; where there is none at all, the call makes its own.
  *
  * @param label names the call within the operation: calls that are not the same need different labels.
  */
 export function deriveFrom(incoming: KeyDeriver, label: string): { readonly key: string | undefined } {
-  return { key: incoming.key && incoming.deriveKey(label) }
+  return { key: incoming.deriveKey(label) }
 }

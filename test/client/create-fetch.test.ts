@@ -130,7 +130,7 @@ describe('createFetch › fetch', () => {
 })
 
 describe('deriveFrom', () => {
-  const incoming: KeyDeriver = { key: 'order-42', deriveKey: (label) => `derived-from-order-42-for-${label}` }
+  const incoming: KeyDeriver = { deriveKey: (label) => `derived-from-order-42-for-${label}` }
 
   it('sends the key that the incoming operation derives for the label', async () => {
     const server = await statuses(503, 200)
@@ -144,14 +144,9 @@ describe('deriveFrom', () => {
     ])
   })
 
-  it('lets the call make its own key where the incoming request has none', async () => {
-    const inert: KeyDeriver = {
-      key: undefined,
-      deriveKey() {
-        throw new Error('There is no key')
-      },
-    }
+  it('lets the call make its own key where there is none to derive', async () => {
     const server = await statuses(503, 200)
+    const inert: KeyDeriver = { deriveKey: () => undefined }
     await createFetch(QUICK)(server.url, { ...POST, idempotency: deriveFrom(inert, 'payment') })
     expect(server.requests).toHaveLength(2)
     expect(keysOf(server)).toEqual([expect.stringMatching(/^[\da-f-]{36}$/)])

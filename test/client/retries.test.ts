@@ -163,6 +163,18 @@ describe('createFetch › answers', () => {
     },
   )
 
+  it('gives a failure at once that says that it is not to be retried', async () => {
+    const server = await aServer((reply, _, number) => {
+      sendProblem(reply, { status: 500, code: 'IDEMPOTENCY_SCOPE_MISSING', retryable: number < 2 })
+    })
+    const response = await createFetch(QUICK)(server.url, POST)
+    expect([response.status, await response.json()]).toEqual([
+      500,
+      expect.objectContaining({ retryable: false }),
+    ])
+    expect(server.requests).toHaveLength(2)
+  })
+
   it('gives a replayed 503 at once', async () => {
     const server = await aServer((reply) =>
       reply.writeHead(503, { 'idempotent-replayed': 'true' }).end('kept'),

@@ -1,4 +1,4 @@
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import idempotency, { type FastifyIdempotencyOptions } from '../../src/adapters/fastify.js'
 import { createFetch, deriveFrom } from '../../src/client/create-fetch.js'
@@ -19,7 +19,7 @@ interface Bank {
 }
 
 async function aBank(
-  pay: (bank: Bank, key: string | undefined) => unknown = () => {},
+  pay: (bank: Bank, request: FastifyRequest) => unknown = () => {},
   options: Partial<FastifyIdempotencyOptions> = {},
 ): Promise<Bank> {
   const app = Fastify({ forceCloseConnections: true })
@@ -32,7 +32,7 @@ async function aBank(
   })
   app.post('/payments', { config: { idempotency: { required: true } } }, async (request, reply) => {
     bank.payments.push(request.idempotency.key ?? '')
-    await pay(bank, request.idempotency.key)
+    await pay(bank, request)
     return reply.code(201).send({ number: bank.payments.length })
   })
   bank.url = `${await app.listen({ port: 0, host: '127.0.0.1' })}/payments`
@@ -177,14 +177,35 @@ describe('createFetch with our server', () => {
     const bank = await aBank()
     const fetch = createFetch(QUICK)
     const wire = `${await aWire(bank, 'lose-answer')}/payments`
-    const shop = await aBank(async (_, key) => {
-      const incoming = { key, deriveKey: (label: string) => `${key}.${label}` }
-      const answer = await fetch(wire, { ...INIT, idempotency: deriveFrom(incoming, 'payment') })
-      expect(answer.status).toBe(201)
-    })
+    const shop = await aBank(
+      async ({ payments }, request) => {
+        const answer = await fetch(wire, { ...INIT, idempotency: deriveFrom(request.idempotency, 'payment') })
+        expect(answer.status).toBe(201)
+        // The first run stops here and says so: everything that it did goes by derived keys.
+        if (payments.length < 2) request.idempotency.forget()
+        if (payments.length < 2) throw Object.assign(new Error('stopped'), { statusCode: 500 })
+      },
+      { secret: 'a secret that is long enough' },
+    )
     const url = `${await aWire(shop, 'lose-answer', 'lose-answer')}/payments`
     expect((await fetch(url, { ...INIT, idempotency: { key: 'order-42' } })).status).toBe(201)
-    expect([shop.payments, bank.payments]).toEqual([['order-42'], ['order-42.payment']])
+    expect(shop.payments).toEqual(['order-42', 'order-42'])
+    expect(bank.payments).toEqual([expect.stringMatching(/^[\w-]{43}$/)])
+  })
+
+  it('asks a service behind a service with one key for a request that has none', async () => {
+    const bank = await aBank()
+    const fetch = createFetch(QUICK)
+    const app = Fastify({ forceCloseConnections: true })
+    await app.register(idempotency, { scope: 'shared' })
+    app.post('/orders', async (request) => {
+      const pay = () => fetch(bank.url, { ...INIT, idempotency: deriveFrom(request.idempotency, 'payment') })
+      return [(await pay()).status, (await pay()).headers.get('idempotent-replayed')]
+    })
+    onTestFinished(() => app.close())
+    expect((await app.inject({ method: 'POST', url: '/orders' })).json()).toEqual([201, 'true'])
+    expect((await app.inject({ method: 'POST', url: '/orders' })).json()).toEqual([201, 'true'])
+    expect(bank.payments).toHaveLength(2)
   })
   it('makes a service answer 502, and keep it, where a service behind it does not answer', async () => {
     const shop = await aBank(async () => {

@@ -47,7 +47,7 @@ describe('examples/client', () => {
 
   it('asks other services with keys of the order', async () => {
     const { placeOrder } = await import('../../examples/client/service.js')
-    const request = { idempotency: { key: 'order-42', deriveKey: (label: string) => `order-42.${label}` } }
+    const request = { idempotency: { deriveKey: (label: string) => `order-42.${label}` } }
     const [payments, stock, poor] = [await statuses(201), await statuses(201), await statuses(402)]
     expect(await placeOrder(request, { payments: payments.url, stock: stock.url })).toBe('placed')
     expect([keysOf(payments), keysOf(stock)]).toEqual([['order-42.payment'], ['order-42.reservation']])
