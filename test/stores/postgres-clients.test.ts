@@ -6,6 +6,7 @@ import { pglite, postgresJs, postgresStore } from '../../src/stores/postgres.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, HOUR } from '../../src/testing/store-fixtures.js'
 import { transactionContract } from '../../src/testing/transaction-contract.js'
+import { freePort } from '../support/free-port.js'
 import { gate } from '../support/gate.js'
 import { startPgBouncer } from '../support/pgbouncer.js'
 import { describeWith } from '../support/services.js'
@@ -185,6 +186,23 @@ describeWith(['postgres'], 'postgresStore with postgresJs(sql)', () => {
     await checkRows(postgresStore(postgresJs(sql)))
     await checkRows(postgresStore(postgresJs(sql), { prepare: true }))
     await sql.end()
+  })
+
+  it('prints no notices when it migrates a second time', async () => {
+    const notices: unknown[] = []
+    const sql = aSql({ onnotice: (notice) => notices.push(notice) })
+    const store = postgresStore(postgresJs(sql), { table: 'migrated_twice' })
+    await store.migrate()
+    await store.migrate()
+    expect(notices).toEqual([])
+    await sql.end()
+  })
+
+  it('says so when it cannot begin', async () => {
+    const sql = aSql({ port: await freePort(), host: '127.0.0.1', connect_timeout: 5 })
+    const running = transact(postgresStore(postgresJs(sql)), async () => PLAIN)
+    await expect(running).rejects.toMatchObject({ code: 'ECONNREFUSED' })
+    await sql.end(LOST)
   })
 
   it('refuses a client that makes something else of whole rows, and what is no client', () => {
