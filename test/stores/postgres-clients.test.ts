@@ -405,12 +405,15 @@ describeWith(['postgres'], 'a transaction of postgresJs(sql)', () => {
     const narrow = aSql({ max: 2 })
     const store = postgresStore(postgresJs(narrow))
     const { opened, open } = gate()
+    let running = 0
     const held = Array.from({ length: 3 }, () =>
       transact(store, async () => {
+        running += 1
         await opened
         return PLAIN
       }),
     )
+    await expect.poll(() => running, { timeout: 20_000 }).toBeGreaterThan(0)
     await aClaimed(store)
     open()
     await Promise.all(held)
@@ -418,12 +421,23 @@ describeWith(['postgres'], 'a transaction of postgresJs(sql)', () => {
   })
 
   it('is never begun behind other statements, as long as nobody else uses the client', async () => {
-    const narrow = aSql({ max: 3, ...pipeline(2) })
+    const narrow = aSql({ max: 2, ...pipeline(1) })
     const store = postgresStore(postgresJs(narrow))
-    const all = Array.from({ length: 200 }, (_, index) =>
-      index % 2 === 0 ? store.find('nobody') : transact(store, async () => PLAIN),
-    )
-    await Promise.all(all)
+    const { id, token } = await aClaimed(store)
+    await Promise.all([store.find(id), store.find(id)])
+    const holder = await pool.connect()
+    await holder.query('begin')
+    await holder.query('select from oncekey_records where id = $1 for update', [id])
+    // Both connections wait for the row, and postgres.js would send what comes next behind one of them.
+    const steps = [store.renew(id, token, HOUR), store.renew(id, token, HOUR)]
+    const waiting = `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%greatest(r.expires_at%'`
+    await expect.poll(() => outside(waiting), { timeout: 20_000 }).toHaveLength(2)
+    const running = transact(store, async () => PLAIN)
+    running.catch(() => {})
+    await holder.query('commit')
+    holder.release()
+    expect(await Promise.all(steps)).toEqual([true, true])
+    expect(await running).toEqual({ committed: true, value: undefined })
     await narrow.end()
   })
 
