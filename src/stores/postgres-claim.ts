@@ -1,5 +1,6 @@
+import type { ClaimRequest } from '../contract/store.js'
 import type { TableNames } from './postgres-migrations.js'
-import { bucketOf, foundText } from './postgres-record.js'
+import { bucketOf, foundText, ms } from './postgres-record.js'
 
 /** Columns that begin anew when an id is claimed again after its record has expired. */
 const BEGUN_ANEW = [
@@ -83,6 +84,81 @@ begin
   raise exception 'The claim met another one ${CLAIM_ATTEMPTS} times in a row' using errcode = 'serialization_failure';
 end
 $claim$;`
+}
+
+/** The values of one claim, in the order of the function's arguments. */
+export function claimValues(request: ClaimRequest): unknown[] {
+  const { id, token, fingerprint, leaseMs, ttlMs, takeOver, mayBeLost, meta } = request
+  const { scope, key, route, firstSeenAt } = meta
+  return [id, token, fingerprint, leaseMs, ttlMs, takeOver, scope, key, route, firstSeenAt, mayBeLost]
+}
+
+/** The values of several claims, in the order of the arguments of `claimsFunction`. They may be lost if each of them may. */
+export function claimsValues(requests: readonly ClaimRequest[]): unknown[] {
+  const claims = requests.map(({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) => ({
+    i: id,
+    t: token,
+    f: fingerprint,
+    l: leaseMs,
+    r: ttlMs,
+    o: takeOver,
+    s: meta.scope,
+    k: meta.key,
+    n: meta.route,
+    a: meta.firstSeenAt,
+  }))
+  claims.sort((one, other) => (one.i < other.i ? -1 : 1))
+  return [JSON.stringify(claims), requests.length, requests.every(({ mayBeLost }) => mayBeLost)]
+}
+
+/**
+ * How long the claims of a batch wait for the lock of a record. Only a transaction of the application holds one for longer,
+ * and whoever has to wait for it should do so alone.
+ */
+const BATCH_LOCK_TIMEOUT_MS = 50
+
+/**
+ * The function that makes several claims, each as `claimFunction` does. They come as a JSON text, since that is a value that
+ * every client hands on alike, in the order of their ids, so that two batches never wait for each other. New records are
+ * one insert; a claim that finds a record is made by itself. It gives a row for each token.
+ */
+export function claimsFunction({ table, claim, claims }: TableNames): string {
+  const asked = `json_to_recordset(p_claims::json) as c(
+    i text, t text, f text, l float8, r float8, o boolean, s text, k text, n text, a float8
+  )`
+  return `
+create or replace function ${claims}(
+  p_claims text, p_count int, p_may_be_lost boolean,
+  out token text, out acquired float8, out existing text, out body bytea
+) returns setof record language plpgsql as $claims$
+#variable_conflict use_column
+declare
+  setting text := set_config('lock_timeout', '${BATCH_LOCK_TIMEOUT_MS}', true);
+  granted text[];
+begin
+  if p_may_be_lost then
+    setting := set_config('synchronous_commit', 'off', true);
+  end if;
+  with won as (
+    insert into ${table}
+      (id, token, fingerprint, lease_until, expires_at, expiry_bucket, scope, key, route, first_seen_at, status, fence)
+    select
+      i, t, f, clock_timestamp() + ${ms('l')}, clock_timestamp() + ${ms('greatest(l, r)')},
+      ${bucketOf(`clock_timestamp() + ${ms('greatest(l, r)')}`)}, s, k, n, a::bigint, 'running', 1
+    from ${asked}
+    on conflict do nothing
+    returning token
+  )
+  select array_agg(w.token) into granted from won w;
+  return query select g, 1::float8, null::text, null::bytea from unnest(granted) g;
+  if p_count > coalesce(cardinality(granted), 0) then
+    return query
+    select c.t, found.*
+    from ${asked}, lateral ${claim}(c.i, c.t, c.f, c.l, c.r, c.o, c.s, c.k, c.n, c.a, p_may_be_lost) found
+    where granted is null or c.t <> all (granted);
+  end if;
+end
+$claims$;`
 }
 
 function anewValue(column: string): string {

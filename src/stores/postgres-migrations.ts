@@ -1,4 +1,4 @@
-import { claimFunction } from './postgres-claim.js'
+import { claimFunction, claimsFunction } from './postgres-claim.js'
 import { completeFunction } from './postgres-complete.js'
 
 /** The names of the store's tables, quoted and with their schema. */
@@ -11,6 +11,8 @@ export interface TableNames {
   readonly expiryIndex: string
   /** The function that claims, with its schema. */
   readonly claim: string
+  /** The function that makes several claims, with its schema. */
+  readonly claims: string
   /** The function that completes in a transaction, with its schema. */
   readonly complete: string
   /** The table of records as a literal: what it is called among the migrations. */
@@ -28,11 +30,11 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
       route text not null,
       first_seen_at bigint not null,
       fingerprint text not null,
-      status text not null check (status in ('running', 'completed')),
+      status text not null,
       fence bigint not null,
       token text,
       lease_until timestamptz not null,
-      result text check (result in ('succeeded', 'failed')),
+      result text,
       head text,
       body bytea,
       created_at timestamptz not null default clock_timestamp(),
@@ -42,6 +44,7 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
     ) with (fillfactor = 50);
     create index ${names.expiryIndex} on ${names.table} (expiry_bucket);
     ${claimFunction(names)}
+    ${claimsFunction(names)}
     ${completeFunction(names)}
   `,
 ]

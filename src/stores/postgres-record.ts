@@ -15,6 +15,11 @@ export function bucketOf(expiresAt: string): string {
   return `floor(date_part('epoch', ${expiresAt}) / ${BUCKET_SECONDS})::int`
 }
 
+/** An interval of so many milliseconds. */
+export function ms(milliseconds: string): string {
+  return `${milliseconds}::float8 * interval '1 millisecond'`
+}
+
 /** What a statement says about a record that is there, but for its body: JSON, since each column of a row has its cost. */
 export function foundText(row: string): string {
   const msUntil = (at: string): string =>
@@ -49,8 +54,14 @@ interface Found {
   readonly head: string
 }
 
-/** What a claim found that did not acquire it. */
-export function asClaimResult(row: FoundRow): ClaimResult {
+/** What a claim gives: the fence, or the record that is in its way. */
+export interface ClaimRow extends FoundRow {
+  readonly acquired: number | null
+}
+
+/** The result of a claim. */
+export function claimResultOf(row: ClaimRow): ClaimResult {
+  if (row.acquired !== null) return { status: 'acquired', fence: row.acquired }
   const found = read(row)
   const { fingerprint, fence, leaseLeftMs } = found
   if (found.status === 'completed')

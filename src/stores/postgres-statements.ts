@@ -1,7 +1,7 @@
 import type { Completion } from '../contract/store.js'
 import { completeInWritten, completeOnce, completeOrFailText } from './postgres-complete.js'
 import type { TableNames } from './postgres-migrations.js'
-import { bucketOf, foundText } from './postgres-record.js'
+import { bucketOf, foundText, ms } from './postgres-record.js'
 
 const IS_LIVE = 'r.expires_at > clock_timestamp()'
 
@@ -15,8 +15,9 @@ export const SWEEP_BATCH = 1000
 export function createStatements({
   table,
   claim: claimName,
+  claims: claimsName,
   complete: completeName,
-}: Pick<TableNames, 'table' | 'claim' | 'complete'>) {
+}: Pick<TableNames, 'table' | 'claim' | 'claims' | 'complete'>) {
   return {
     /**
      * Claims the record, or reads it: a function of the database, so that it is planned once a connection, whether the
@@ -26,6 +27,9 @@ export function createStatements({
   $1::text, $2::text, $3::text, $4::float8, $5::float8, $6::boolean,
   $7::text, $8::text, $9::text, $10::float8, $11::boolean
 )`,
+
+    /** Makes several claims at once. Its arguments and columns are those of `claimsFunction`. */
+    claims: `select * from ${claimsName}($1::text, $2::int, $3::boolean)`,
 
     /** Makes the lease end later. $1 id, $2 token, $3 lease in ms. One row when renewed. */
     renew: `
@@ -122,8 +126,4 @@ select
   current_setting('synchronous_commit') as synchronous_commit,
   (select relpersistence::text from pg_class where oid = to_regclass($1)) as persistence`,
   }
-}
-
-function ms(parameter: string): string {
-  return `${parameter}::float8 * interval '1 millisecond'`
 }

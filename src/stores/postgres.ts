@@ -1,6 +1,8 @@
 import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError, TransactionMisuseError } from '../contract/errors.js'
 import type {
+  ClaimRequest,
+  ClaimResult,
   Completion,
   ExecuteStatement,
   IdempotencyStore,
@@ -8,6 +10,8 @@ import type {
   StatementValue,
   TransactionEnd,
 } from '../contract/store.js'
+import { createBatch } from './postgres-batch.js'
+import { claimsValues, claimValues } from './postgres-claim.js'
 import {
   ASSIGN_NUMBER,
   asBuffer,
@@ -18,13 +22,14 @@ import {
 import {
   type DriverEnd,
   type DriverTransaction,
+  isRefusal,
   nameIgnoredFailure,
   type PostgresDriver,
   type PostgresPool,
   poolDriver,
 } from './postgres-driver.js'
 import { LATEST_MIGRATION, migrationStatements, type TableNames } from './postgres-migrations.js'
-import { asClaimResult, asStoredRecord, type FoundRow } from './postgres-record.js'
+import { asStoredRecord, type ClaimRow, claimResultOf, type FoundRow } from './postgres-record.js'
 import { createStatements, SWEEP_BATCH } from './postgres-statements.js'
 
 export type {
@@ -124,6 +129,23 @@ export function postgresStore(
     }
   }
 
+  const claim = createBatch<ClaimRequest, ClaimResult>({
+    async one(request) {
+      const [row] = await query(statements.claim, claimValues(request))
+      return claimResultOf(row as ClaimRow)
+    },
+    async many(requests) {
+      const results = new Map<string, ClaimResult>()
+      for (const row of await query(statements.claims, claimsValues(requests))) {
+        const { token, ...claimed } = row as ClaimRow & { readonly token: string }
+        results.set(token, claimResultOf(claimed))
+      }
+      return requests.map(({ token }) => results.get(token) as ClaimResult)
+    },
+    // A refused statement, or a record that this version cannot read.
+    isOnesFault: (error) => isRefusal(error) || error instanceof StoreUnfitError,
+  })
+
   async function changed(text: string, values: unknown[]): Promise<boolean> {
     return (await query(text, values)).length === 1
   }
@@ -172,26 +194,7 @@ export function postgresStore(
   }
 
   return {
-    async claim(request) {
-      const { id, token, fingerprint, leaseMs, ttlMs, takeOver, mayBeLost, meta } = request
-      const { scope, key, route, firstSeenAt } = meta
-      const values = [
-        id,
-        token,
-        fingerprint,
-        leaseMs,
-        ttlMs,
-        takeOver,
-        scope,
-        key,
-        route,
-        firstSeenAt,
-        mayBeLost,
-      ]
-      const rows = await query(statements.claim, values)
-      const row = rows[0] as FoundRow & { readonly acquired: number | null }
-      return row.acquired === null ? asClaimResult(row) : { status: 'acquired', fence: row.acquired }
-    },
+    claim,
 
     renew: (id, token, leaseMs) => changed(statements.renew, [id, token, leaseMs]),
 
@@ -348,6 +351,7 @@ function tableNames({ schema, table = 'oncekey_records' }: PostgresStoreOptions)
     migrations: `${within}oncekey_migrations`,
     expiryIndex: quoted(`${table}_expiry`),
     claim: within + quoted(`${table}_claim`),
+    claims: within + quoted(`${table}_claims`),
     complete: within + quoted(`${table}_compl`),
     literal: `'${table.replaceAll("'", "''")}'`,
   }

@@ -380,7 +380,7 @@ describeWith(['postgres'], 'postgresStore sweep', () => {
     `)
     await pool.query(`analyze ${table}`)
     const { rows } = await pool.query(
-      `explain ${createStatements({ table, claim: '', complete: '' }).sweep.replace('$1', `'sweep'`)}`,
+      `explain ${createStatements({ table, claim: '', claims: '', complete: '' }).sweep.replace('$1', `'sweep'`)}`,
     )
     expect(JSON.stringify(rows)).toContain(`${table}_expiry`)
   })

@@ -69,6 +69,7 @@ export async function postgresBackend(url: string): Promise<FaultBackend> {
   const { claim, renew, complete, release, find, settleByOutcome } = createStatements({
     table: '"oncekey_records"',
     claim: '"oncekey_records_claim"',
+    claims: '"oncekey_records_claims"',
     complete: '"oncekey_records_compl"',
   })
   const { hostname, port } = new URL(url)

@@ -1,0 +1,87 @@
+/** How the steps that come together are sent. */
+export interface Batching<TStep, TResult> {
+  /** Carries out one step in a statement of its own. */
+  one(step: TStep): Promise<TResult>
+  /**
+   * Carries out several steps in one statement, and gives a result for each, in their order. When it rejects, none of
+   * them was carried out, or carrying it out again changes nothing.
+   */
+  many(steps: readonly TStep[]): Promise<readonly TResult[]>
+  /** Whether the rejection of `many` may be the fault of one step alone: then each is sent in a statement of its own. */
+  isOnesFault(error: unknown): boolean
+}
+
+/** Carries out a step, together with others or alone. */
+export type Batch<TStep, TResult> = (step: TStep) => Promise<TResult>
+
+interface Waiting<TStep, TResult> {
+  readonly step: TStep
+  readonly resolve: (result: TResult | Promise<TResult>) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** How many steps share a statement at most: all of them wait for the last one. */
+const LARGEST_BATCH = 64
+
+/** How long steps wait for a statement that is under way. One whose connection has died must not hold back all others. */
+const PATIENCE_MS = 50
+
+/**
+ * Lets the steps that come up while a statement is under way travel together in the next one. What comes up in one turn of
+ * the event loop leaves at its end; alone, a step is a statement as if there were no batches.
+ */
+export function createBatch<TStep, TResult>(batching: Batching<TStep, TResult>): Batch<TStep, TResult> {
+  let waiting: Waiting<TStep, TResult>[] = []
+  /** How many statements were sent: the number of the one that is waited for, if any is. */
+  let sent = 0
+  let isBusy = false
+  let isDue = false
+  let impatience: NodeJS.Timeout | undefined
+
+  function sendNext(): void {
+    clearTimeout(impatience)
+    impatience = undefined
+    isDue = false
+    isBusy = waiting.length > 0
+    if (!isBusy) return
+    const together = waiting.slice(0, LARGEST_BATCH)
+    waiting = waiting.slice(LARGEST_BATCH)
+    sent += 1
+    const own = sent
+    send(together).then(() => {
+      if (own === sent) sendNext()
+    })
+    if (waiting.length > 0) beImpatient()
+  }
+
+  function beImpatient(): void {
+    impatience ??= setTimeout(sendNext, PATIENCE_MS)
+  }
+
+  async function send(together: readonly Waiting<TStep, TResult>[]): Promise<void> {
+    const [first, ...others] = together
+    if (first === undefined) return
+    if (others.length === 0) return alone(first)
+    try {
+      const results = await batching.many(together.map(({ step }) => step))
+      for (const [index, { resolve }] of together.entries()) resolve(results[index] as TResult)
+    } catch (error) {
+      if (batching.isOnesFault(error)) await Promise.all(together.map(alone))
+      else for (const { reject } of together) reject(error)
+    }
+  }
+
+  function alone({ step, resolve, reject }: Waiting<TStep, TResult>): Promise<void> {
+    return batching.one(step).then(resolve, reject)
+  }
+
+  return (step) =>
+    new Promise((resolve, reject) => {
+      waiting.push({ step, resolve, reject })
+      if (isBusy) beImpatient()
+      else if (!isDue) {
+        isDue = true
+        setImmediate(sendNext)
+      }
+    })
+}

@@ -1,0 +1,328 @@
+import { Client, Pool } from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, vi } from 'vitest'
+import type { ClaimResult } from '../../src/contract/store.js'
+import { type PostgresQuery, postgresStore } from '../../src/stores/postgres.js'
+import { type Batching, createBatch } from '../../src/stores/postgres-batch.js'
+import { aClaim, anOutcome, HOUR, lapsed, times } from '../../src/testing/store-fixtures.js'
+import { type Gate, gate } from '../support/gate.js'
+import { describeWith } from '../support/services.js'
+
+describe('a batch', () => {
+  /** Every statement, with its steps, in the order in which they were sent. */
+  let sent: { readonly steps: readonly string[]; readonly ends: Gate }[]
+  let fails: (steps: readonly string[]) => Error | undefined
+  const batching: Batching<string, string> = {
+    one: async (step) => (await statement([step]))[0] as string,
+    many: (steps) => statement(steps),
+    isOnesFault: (error) => (error as Error).message === 'refused',
+  }
+  async function statement(steps: readonly string[]): Promise<readonly string[]> {
+    const ends = gate()
+    sent.push({ steps, ends })
+    await ends.opened
+    const error = fails(steps)
+    if (error !== undefined) throw error
+    return steps.map((step) => `${step} done`)
+  }
+  beforeEach(() => {
+    sent = []
+    fails = () => undefined
+  })
+  /** Waits for the statement of that number, and gives its steps. */
+  async function stepsOf(number: number): Promise<readonly string[]> {
+    await expect.poll(() => sent.length).toBeGreaterThan(number)
+    return sent[number]?.steps ?? []
+  }
+
+  it('sends a step at the end of the turn in which it came', async () => {
+    const batch = createBatch(batching)
+    const result = batch('a')
+    expect(sent).toHaveLength(0)
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(sent.map(({ steps }) => steps)).toEqual([['a']])
+    sent[0]?.ends.open()
+    expect(await result).toBe('a done')
+  })
+
+  it('sends what comes in one turn, or while a statement is under way, together', async () => {
+    const batch = createBatch(batching)
+    const first = [batch('a'), batch('b')]
+    expect(await stepsOf(0)).toEqual(['a', 'b'])
+    const second = [batch('c'), batch('d'), batch('e')]
+    sent[0]?.ends.open()
+    expect(await Promise.all(first)).toEqual(['a done', 'b done'])
+    expect(await stepsOf(1)).toEqual(['c', 'd', 'e'])
+    sent[1]?.ends.open()
+    expect(await Promise.all(second)).toEqual(['c done', 'd done', 'e done'])
+    expect(sent).toHaveLength(2)
+  })
+
+  it('shares a statement among 64 at most, and leaves nobody behind', async () => {
+    const batch = createBatch(batching)
+    const results = Promise.all(times(150, () => batch('a')))
+    for (const [number, count] of [64, 64, 22].entries()) {
+      expect(await stepsOf(number)).toHaveLength(count)
+      sent[number]?.ends.open()
+    }
+    expect(await results).toHaveLength(150)
+  })
+
+  it('sends each step alone when one of them may be at fault', async () => {
+    fails = (steps) => (steps.includes('bad') ? new Error('refused') : undefined)
+    const batch = createBatch(batching)
+    const results = Promise.allSettled([batch('a'), batch('bad'), batch('c')])
+    await stepsOf(0)
+    sent[0]?.ends.open()
+    await stepsOf(3)
+    for (const { ends } of sent) ends.open()
+    expect(await results).toEqual([
+      { status: 'fulfilled', value: 'a done' },
+      { status: 'rejected', reason: new Error('refused') },
+      { status: 'fulfilled', value: 'c done' },
+    ])
+    expect(sent.map(({ steps }) => steps)).toEqual([['a', 'bad', 'c'], ['a'], ['bad'], ['c']])
+  })
+
+  it('fails all of them when the connection was lost, and sends what comes next', async () => {
+    fails = (steps) => (steps.includes('a') ? new Error('lost') : undefined)
+    const batch = createBatch(batching)
+    const results = Promise.allSettled([batch('a'), batch('b')])
+    await stepsOf(0)
+    const next = batch('c')
+    sent[0]?.ends.open()
+    expect((await results).map(({ status }) => status)).toEqual(['rejected', 'rejected'])
+    await stepsOf(1)
+    sent[1]?.ends.open()
+    expect(await next).toBe('c done')
+    expect(sent).toHaveLength(2)
+  })
+
+  it('does not let what is too much for a statement wait for one whose answer does not come', async () => {
+    const batch = createBatch(batching)
+    const results = times(65, () => batch('a'))
+    expect(await stepsOf(1)).toEqual(['a'])
+    for (const { ends } of sent) ends.open()
+    expect(await Promise.all(results)).toHaveLength(65)
+  })
+
+  it('does not wait for a statement whose answer does not come', async () => {
+    const batch = createBatch(batching)
+    const lost = batch('a')
+    await stepsOf(0)
+    const next = [batch('b'), batch('c')]
+    expect(await stepsOf(1)).toEqual(['b', 'c'])
+    sent[1]?.ends.open()
+    await Promise.all(next)
+    // The lost one is not waited for any more, and when it ends after all it does not disturb the others.
+    const last = batch('d')
+    await stepsOf(2)
+    const waits = batch('e')
+    sent[0]?.ends.open()
+    await lost
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(sent).toHaveLength(3)
+    sent[2]?.ends.open()
+    await last
+    await stepsOf(3)
+    sent[3]?.ends.open()
+    expect(await waits).toBe('e done')
+  })
+})
+
+const { postgresUrl, available } = inject('services')
+let pool: Pool
+beforeAll(async () => {
+  if (!available.includes('postgres')) return
+  pool = new Pool({ connectionString: postgresUrl, max: 10 })
+  await postgresStore(pool).migrate()
+})
+afterAll(async () => {
+  await pool?.end()
+})
+
+describeWith(['postgres'], 'claims that come together', () => {
+  const statements: string[] = []
+  /** A store that writes down what it sends. */
+  const watched = () =>
+    postgresStore({
+      query(query: PostgresQuery) {
+        statements.push(query.text)
+        return pool.query(query)
+      },
+    })
+  beforeEach(() => {
+    statements.length = 0
+  })
+
+  it('are one statement, and each gets its own answer', async () => {
+    const store = watched()
+    const [fresh, other, running, completed, expired] = [aClaim(), aClaim(), aClaim(), aClaim(), aClaim()]
+    await store.claim(running)
+    await store.claim(completed)
+    await store.complete(completed.id, completed.token, anOutcome({ head: 'kept' }), HOUR)
+    await store.claim(expired)
+    await store.complete(expired.id, expired.token, anOutcome(), 1)
+    await expect.poll(() => store.find(expired.id)).toBeUndefined()
+    const unknown = await lapsed(store)
+    const taken = await lapsed(store)
+    statements.length = 0
+    const results = await Promise.all([
+      store.claim(aClaim({ id: running.id })),
+      store.claim(fresh),
+      store.claim(aClaim({ id: completed.id })),
+      store.claim(other),
+      store.claim(aClaim({ id: fresh.id })),
+      store.claim(running),
+      store.claim(aClaim({ id: unknown.id })),
+      store.claim(aClaim({ id: taken.id, takeOver: true })),
+      store.claim(aClaim({ id: expired.id })),
+    ])
+    expect(results).toMatchObject([
+      { status: 'running' },
+      { status: 'acquired', fence: 1 },
+      { status: 'completed', outcome: { head: 'kept' } },
+      { status: 'acquired', fence: 1 },
+      { status: 'running' },
+      { status: 'acquired', fence: 1 },
+      { status: 'unknown', fence: 1 },
+      { status: 'acquired', fence: 2 },
+      { status: 'acquired', fence: 1 },
+    ])
+    expect(statements).toEqual([expect.stringContaining('oncekey_records_claims')])
+    const record = await store.find(fresh.id)
+    expect(record).toMatchObject({ fingerprint: fresh.fingerprint, meta: fresh.meta, status: 'running' })
+    const { rows } = await pool.query('select * from oncekey_records where id = any($1)', [
+      [fresh.id, other.id],
+    ])
+    const alone = aClaim()
+    await store.claim(alone)
+    const short = aClaim({ ttlMs: 1 })
+    await Promise.all([store.claim(short), store.claim(aClaim())])
+    expect((await store.find(short.id))?.expiresInMs).toBeGreaterThan(short.leaseMs - 5000)
+    const [like] = (await pool.query('select * from oncekey_records where id = $1', [alone.id])).rows
+    for (const row of rows) {
+      const { lease_until: lease, expires_at: expiry, created_at: created } = row
+      expect(lease - created).toBeCloseTo(like.lease_until - like.created_at, -2)
+      expect(expiry - created).toBeCloseTo(like.expires_at - like.created_at, -2)
+      expect(row.expiry_bucket).toBe(Math.floor(expiry / 10_000))
+      expect({ ...row, ...SET_APART }).toEqual({ ...like, ...SET_APART })
+    }
+    expect(rows).toHaveLength(2)
+  })
+
+  it('give one claim to one of many who ask for it', async () => {
+    const store = watched()
+    const { id } = aClaim()
+    const results = await Promise.all(times(100, () => store.claim(aClaim({ id }))))
+    expect(results.filter(({ status }) => status === 'acquired')).toHaveLength(1)
+    expect(results.filter(({ status }) => status === 'running')).toHaveLength(99)
+    expect(statements.length).toBeLessThan(5)
+  })
+
+  it('never wait for each other in a circle', async () => {
+    const refusals: unknown[] = []
+    const reporting = {
+      query: (query: PostgresQuery) =>
+        pool.query(query).catch((error: unknown) => {
+          refusals.push(error)
+          throw error
+        }),
+    }
+    const stores = times(4, () => postgresStore(reporting))
+    for (let round = 0; round < 20; round += 1) {
+      const ids = times(60, () => aClaim().id)
+      const shuffled = () => ids.toSorted(() => Math.random() - 0.5)
+      const asked = stores.flatMap((store) =>
+        shuffled().map(async (id) => ({ id, result: await store.claim(aClaim({ id })) })),
+      )
+      const granted = (await Promise.all(asked)).filter(({ result }) => result.status === 'acquired')
+      expect(granted.map(({ id }) => id).toSorted()).toEqual(ids.toSorted())
+    }
+    expect(refusals).toEqual([])
+  })
+
+  it('fail alone, when the store cannot read what one of them finds', async () => {
+    const store = postgresStore(pool)
+    const unreadable = await lapsed(store)
+    await pool.query('update oncekey_records set format = 9 where id = $1', [unreadable.id])
+    const asked = [aClaim(), aClaim({ id: unreadable.id }), aClaim()]
+    expect(await Promise.allSettled(asked.map((claim) => store.claim(claim)))).toMatchObject([
+      { value: { status: 'acquired', fence: 1 } },
+      { reason: { code: 'IDEMPOTENCY_STORE_UNFIT' } },
+      { value: { status: 'acquired', fence: 1 } },
+    ])
+  })
+
+  it('fail alone, when the database cannot take one of them', async () => {
+    const store = postgresStore(pool)
+    const meta = { ...aClaim().meta, route: 'POST /\0' }
+    const asked = [aClaim(), aClaim({ meta }), aClaim()]
+    expect(await Promise.allSettled(asked.map((claim) => store.claim(claim)))).toMatchObject([
+      { value: { status: 'acquired', fence: 1 } },
+      { reason: { code: '22021' } },
+      { value: { status: 'acquired', fence: 1 } },
+    ])
+  })
+
+  it('may be lost only if each of them may', async () => {
+    const single = new Pool({ connectionString: postgresUrl, max: 1 })
+    const settings: string[] = []
+    const store = postgresStore({
+      async query(query: PostgresQuery) {
+        await single.query('begin')
+        const result = await single.query(query)
+        const { rows } = await single.query('show synchronous_commit')
+        settings.push(rows[0].synchronous_commit)
+        await single.query('commit')
+        return result
+      },
+    })
+    const claims = (...lossy: boolean[]) =>
+      Promise.all(lossy.map((mayBeLost) => store.claim(aClaim({ mayBeLost }))))
+    await claims(true, true)
+    await claims(true, false)
+    expect(settings).toEqual(['off', 'on'])
+    await single.end()
+  })
+
+  describe('beside a transaction that holds a record', () => {
+    let holder: Client
+    beforeEach(async () => {
+      holder = new Client({ connectionString: postgresUrl })
+      await holder.connect()
+    })
+    afterEach(() => holder.end())
+
+    it('do not wait for it, but for the one that has to', async () => {
+      const store = postgresStore(pool)
+      const held = await lapsed(store)
+      await holder.query('begin')
+      await holder.query('select from oncekey_records where id = $1 for update', [held.id])
+      const onTaken = vi.fn<(result: ClaimResult) => void>()
+      const taking = store.claim(aClaim({ id: held.id, takeOver: true })).then(onTaken)
+      const others = times(5, () => store.claim(aClaim()))
+      expect(await Promise.all(others)).toEqual(times(5, () => ({ status: 'acquired', fence: 1 })))
+      // Nor do those that come while it still waits.
+      expect(await store.claim(aClaim())).toEqual({ status: 'acquired', fence: 1 })
+      expect(onTaken).not.toHaveBeenCalled()
+      await holder.query('commit')
+      await taking
+      expect(onTaken).toHaveBeenCalledExactlyOnceWith({ status: 'acquired', fence: 2 })
+    })
+  })
+})
+
+/** Columns in which two records may differ. */
+const SET_APART = Object.fromEntries(
+  [
+    'id',
+    'token',
+    'fingerprint',
+    'key',
+    'lease_until',
+    'expires_at',
+    'expiry_bucket',
+    'created_at',
+    'first_seen_at',
+  ].map((column) => [column, 'any']),
+)
