@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { startPostgresServer } from '../support/postgres-server.js'
-import { measureRate, median, ROUNDS, SECONDS, startServer } from './measure.js'
+import { type BenchServer, measureRate, median, ROUNDS, SECONDS, startServer } from './measure.js'
 import type { TransactionServerOptions } from './transaction-server.js'
 
 const CONNECTIONS = 32
@@ -14,6 +14,9 @@ const SETTINGS = [
   { prepare: true, fsync: 'off' },
 ] as const
 
+/** What is sent to each server before it is measured. */
+const WARM_UP_ROUNDS = 2
+
 /** Measures what a transfer in `transaction()` costs beside the same transfer in a transaction with its own claim row. */
 export async function benchTransactions(): Promise<void> {
   console.log(
@@ -24,25 +27,26 @@ export async function benchTransactions(): Promise<void> {
   for (const { prepare, fsync } of SETTINGS) {
     const postgres = await startPostgresServer({ settings: { fsync } })
     const rates = { 'by hand': [] as number[], ours: [] as number[] }
+    const servers: BenchServer[] = []
     try {
+      const measured = []
+      for (const variant of ['by hand', 'ours'] as const) {
+        const options = { variant, prepare, postgresUrl: postgres.url, connections: CONNECTIONS }
+        const server = await startServer(SERVER, options satisfies TransactionServerOptions)
+        servers.push(server)
+        measured.push({ variant, server })
+        // A process is several times slower in its first seconds, and a database in its first thousand rows.
+        for (let round = 1; round <= WARM_UP_ROUNDS; round += 1) await transfersPerSecond(server)
+      }
       for (let round = 1; round <= ROUNDS; round += 1) {
-        for (const variant of ['by hand', 'ours'] as const) {
-          const options: TransactionServerOptions = {
-            variant,
-            prepare,
-            postgresUrl: postgres.url,
-            connections: CONNECTIONS,
-          }
-          const server = await startServer(SERVER, options)
-          const run = randomUUID()
-          const keyOf = (sent: number): string => `${run}-${sent}`
-          const rate = await measureRate(server.url, { connections: CONNECTIONS, keyOf })
+        for (const { variant, server } of round % 2 === 1 ? measured : measured.toReversed()) {
+          const rate = await transfersPerSecond(server)
           rates[variant].push(rate)
           console.error(`round ${round} of ${ROUNDS}: ${variant}: ${Math.round(rate)} transfers a second`)
-          server.kill()
         }
       }
     } finally {
+      for (const server of servers) server.kill()
       await postgres.stop()
     }
     const costs = rates.ours.map((rate, round) => (rates['by hand'][round] ?? rate) / rate)
@@ -51,4 +55,9 @@ export async function benchTransactions(): Promise<void> {
       `| ${prepare ? 'prepared' : 'not prepared'} | ${fsync} | ${hand} | ${ours} | ${median(costs).toFixed(2)} |`,
     )
   }
+}
+
+function transfersPerSecond({ url }: BenchServer): Promise<number> {
+  const run = randomUUID()
+  return measureRate(url, { connections: CONNECTIONS, keyOf: (sent) => `${run}-${sent}` })
 }
