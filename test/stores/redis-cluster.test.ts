@@ -209,8 +209,11 @@ describeWith(['redis-topologies'], 'redisStore on a cluster of three masters', (
     const blocking = store.claim(staying())
     await expect.poll(isWaiting, patience).toBe(true)
     const waiting = [moving, staying()].map((claim) => store.claim(claim))
-    for (const { master } of [to, from])
-      await withAdmin(master.port, (admin) => admin.call('CLUSTER', 'SETSLOT', slot, 'NODE', to.id))
+    const setSlot = (shard: Shard, ...how: string[]) =>
+      withAdmin(shard.master.port, (admin) => admin.call('CLUSTER', 'SETSLOT', slot, ...how))
+    // What a master imports is its own from then on, for every node. Without that they would not agree any more.
+    await setSlot(to, 'IMPORTING', from.id)
+    for (const shard of [to, from]) await setSlot(shard, 'NODE', to.id)
     await expect
       .poll(async () => {
         await new Promise<void>((resolve) => client.refreshSlotsCache(() => resolve()))
@@ -233,6 +236,7 @@ describeWith(['redis-topologies'], 'redisStore on a cluster of three masters', (
   it('runs nothing twice, with waitReplicas, when a master ends and a replica takes its place', async () => {
     const store = redisStore(cluster, { waitReplicas: { count: 1, timeout: '900ms' } })
     const operations = retriedOperations(store, { storeTimeoutMs: 2000 })
+    await redis.agreed()
     const [shard = expect.fail()] = redis.shards
     const stop = operations.start(16)
     await expect.poll(() => operations.answered.length, patience).toBeGreaterThan(500)

@@ -28,6 +28,8 @@ export interface WatchedRedis extends ReplicatedRedis {
 export interface RedisCluster {
   readonly shards: readonly Shard[]
   readonly startupNodes: { readonly host: string; readonly port: number }[]
+  /** Waits until all nodes say the same of every slot. A replica that takes a place claims the slots that it knows of. */
+  agreed(): Promise<void>
   /** Ends the master of a shard with whatever it is doing, and waits until a replica has taken its place. */
   failOver(shard: Shard): Promise<void>
   stop(): Promise<void>
@@ -118,6 +120,11 @@ export async function startRedisCluster(): Promise<RedisCluster> {
   return {
     shards,
     startupNodes: shards.map(({ master }) => ({ host: '127.0.0.1', port: master.port })),
+    agreed: () =>
+      reached('all nodes say the same of every slot', async () => {
+        const maps = await Promise.all(servers.map(({ port }) => withAdmin(port, slotsOf)))
+        return new Set(maps).size === 1
+      }),
     async failOver({ master, replicas }) {
       const others = servers.filter((server) => server !== master)
       await Promise.all(
@@ -139,6 +146,12 @@ function followInCluster(admin: Redis, masterId: string): Promise<void> {
     await admin.call('CLUSTER', 'REPLICATE', masterId).catch(() => {})
     return (await admin.info('replication')).includes('master_link_status:up')
   })
+}
+
+/** Which master has which slots, as a node says. */
+async function slotsOf(admin: Redis): Promise<string> {
+  const slots = await admin.cluster('SLOTS')
+  return JSON.stringify(slots.map(([first, last, master]) => [first, last, master?.[1]]).sort())
 }
 
 /** The first and the last slot of each master. */
