@@ -1,6 +1,7 @@
 import type { ClaimRequest } from '../contract/store.js'
-import type { TableNames } from './postgres-migrations.js'
+import type { TableNames } from './postgres-names.js'
 import { bucketOf, foundText, ms } from './postgres-record.js'
+import { BATCH_LOCK_TIMEOUT_MS, PLANNED_FOR_GROWTH } from './postgres-steps.js'
 
 /** Columns that begin anew when an id is claimed again after its record has expired. */
 const BEGUN_ANEW = [
@@ -38,7 +39,7 @@ create or replace function ${claim}(
   p_id text, p_token text, p_fingerprint text, p_lease_ms float8, p_ttl_ms float8, p_take_over boolean,
   p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean,
   out acquired float8, out existing text, out body bytea
-) language plpgsql as $claim$
+) language plpgsql ${PLANNED_FOR_GROWTH} as $claim$
 #variable_conflict use_column
 declare
   lease interval := p_lease_ms * interval '1 millisecond';
@@ -112,12 +113,6 @@ export function claimsValues(requests: readonly ClaimRequest[]): unknown[] {
 }
 
 /**
- * How long the claims of a batch wait for the lock of a record. Only a transaction of the application holds one for longer,
- * and whoever has to wait for it should do so alone.
- */
-const BATCH_LOCK_TIMEOUT_MS = 50
-
-/**
  * The function that makes several claims, each as `claimFunction` does. They come as a JSON text, since that is a value that
  * every client hands on alike, in the order of their ids, so that two batches never wait for each other. New records are
  * one insert; a claim that finds a record is made by itself. It gives a row for each token.
@@ -130,7 +125,7 @@ export function claimsFunction({ table, claim, claims }: TableNames): string {
 create or replace function ${claims}(
   p_claims text, p_count int, p_may_be_lost boolean,
   out token text, out acquired float8, out existing text, out body bytea
-) returns setof record language plpgsql as $claims$
+) returns setof record language plpgsql ${PLANNED_FOR_GROWTH} as $claims$
 #variable_conflict use_column
 declare
   setting text := set_config('lock_timeout', '${BATCH_LOCK_TIMEOUT_MS}', true);

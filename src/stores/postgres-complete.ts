@@ -1,6 +1,7 @@
 import type { Completion, Outcome, StatementValue } from '../contract/store.js'
-import type { TableNames } from './postgres-migrations.js'
+import type { TableNames } from './postgres-names.js'
 import { bucketOf } from './postgres-record.js'
+import { PLANNED_FOR_GROWTH } from './postgres-steps.js'
 
 /** The SQLSTATE that the completing function raises when its token no longer holds a running claim. */
 export const CLAIM_LOST = 'OK001'
@@ -13,7 +14,7 @@ export function completeFunction({ table, complete }: TableNames): string {
   return `
 create or replace function ${complete}(
   p_id text, p_token text, p_ttl_ms float8, p_result text, p_head bytea, p_body bytea
-) returns void language plpgsql as $complete$
+) returns void language plpgsql ${PLANNED_FOR_GROWTH} as $complete$
 begin
   update ${table} r set
     status = 'completed', result = p_result, head = convert_from(p_head, 'UTF8'), body = p_body,

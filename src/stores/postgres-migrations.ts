@@ -1,23 +1,7 @@
 import { claimFunction, claimsFunction } from './postgres-claim.js'
 import { completeFunction } from './postgres-complete.js'
-
-/** The names of the store's tables, quoted and with their schema. */
-export interface TableNames {
-  /** The records. */
-  readonly table: string
-  /** Which migrations each table of records has had. */
-  readonly migrations: string
-  /** The index that sweeping uses, quoted, without a schema. */
-  readonly expiryIndex: string
-  /** The function that claims, with its schema. */
-  readonly claim: string
-  /** The function that makes several claims, with its schema. */
-  readonly claims: string
-  /** The function that completes in a transaction, with its schema. */
-  readonly complete: string
-  /** The table of records as a literal: what it is called among the migrations. */
-  readonly literal: string
-}
+import type { TableNames } from './postgres-names.js'
+import { stepFunctions } from './postgres-steps.js'
 
 /** Each entry is a migration, numbered from 1. One that was released never changes. */
 const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
@@ -46,6 +30,7 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
     ${claimFunction(names)}
     ${claimsFunction(names)}
     ${completeFunction(names)}
+    ${stepFunctions(names)}
   `,
 ]
 

@@ -1,7 +1,8 @@
 import type { Completion } from '../contract/store.js'
 import { completeInWritten, completeOnce, completeOrFailText } from './postgres-complete.js'
-import type { TableNames } from './postgres-migrations.js'
+import type { TableNames } from './postgres-names.js'
 import { bucketOf, foundText, ms } from './postgres-record.js'
+import { stepsText, stepText } from './postgres-steps.js'
 
 const IS_LIVE = 'r.expires_at > clock_timestamp()'
 
@@ -12,12 +13,10 @@ export const SWEEP_BATCH = 1000
  * The statements of a store, for its table. Each is one step, and gives a row for what it changed: clients differ in how
  * they count, and agree about rows.
  */
-export function createStatements({
-  table,
-  claim: claimName,
-  claims: claimsName,
-  complete: completeName,
-}: Pick<TableNames, 'table' | 'claim' | 'claims' | 'complete'>) {
+export function createStatements(
+  names: Pick<TableNames, 'table' | 'claim' | 'claims' | 'complete' | 'steps'>,
+) {
+  const { table, claim: claimName, claims: claimsName, complete: completeName } = names
   return {
     /**
      * Claims the record, or reads it: a function of the database, so that it is planned once a connection, whether the
@@ -31,32 +30,6 @@ export function createStatements({
     /** Makes several claims at once. Its arguments and columns are those of `claimsFunction`. */
     claims: `select * from ${claimsName}($1::text, $2::int, $3::boolean)`,
 
-    /** Makes the lease end later. $1 id, $2 token, $3 lease in ms. One row when renewed. */
-    renew: `
-update ${table} r set
-  lease_until = clock_timestamp() + ${ms('$3')},
-  expires_at = greatest(r.expires_at, clock_timestamp() + ${ms('$3')}),
-  expiry_bucket = greatest(r.expiry_bucket, ${bucketOf(`clock_timestamp() + ${ms('$3')}`)})
-where r.id = $1 and r.token = $2 and r.status = 'running' and ${IS_LIVE}
-returning 1 as done`,
-
-    /**
-     * Keeps the outcome. $1 id, $2 token, $3 ttl in ms, $4 result, $5 head, $6 body.
-     * One row when it is kept, by this call or by an earlier one of the same token, whose outcome then stays.
-     */
-    complete: `
-update ${table} r set
-  result = case when r.status = 'running' then $4 else r.result end,
-  head = case when r.status = 'running' then $5 else r.head end,
-  body = case when r.status = 'running' then $6::bytea else r.body end,
-  completed_at = case when r.status = 'running' then clock_timestamp() else r.completed_at end,
-  expires_at = case when r.status = 'running' then clock_timestamp() + ${ms('$3')} else r.expires_at end,
-  expiry_bucket = case
-    when r.status = 'running' then ${bucketOf(`clock_timestamp() + ${ms('$3')}`)} else r.expiry_bucket end,
-  status = 'completed'
-where r.id = $1 and r.token = $2 and ${IS_LIVE}
-returning 1 as done`,
-
     /** Keeps the outcome as a part of a transaction, once. Values: `completionValues`. One row when it is kept. */
     completeOnce: completeOnce(table),
 
@@ -66,18 +39,12 @@ returning 1 as done`,
     /** As `completeOnce`, as a text without values that fails with `CLAIM_LOST` where nothing is kept. */
     completeOrFail: (completion: Completion) => completeOrFailText(completeName, completion),
 
-    /** Gives the claim back. $1 id, $2 token. One row when released. */
-    release: `
-with removed as (
-  delete from ${table} r
-  where r.id = $1 and r.token = $2 and r.status = 'running' and r.fence = 1 and ${IS_LIVE}
-  returning 1
-), lapsed as (
-  update ${table} r set token = null, lease_until = clock_timestamp()
-  where r.id = $1 and r.token = $2 and r.status = 'running' and r.fence > 1 and ${IS_LIVE}
-  returning 1
-)
-select 1 as done from removed union all select 1 from lapsed`,
+    /** The steps of whoever holds a claim: functions, for the same reason. See `stepText` and `stepsText`. */
+    steps: {
+      renew: { one: stepText('renew', names), many: stepsText('renew', names) },
+      complete: { one: stepText('complete', names), many: stepsText('complete', names) },
+      release: { one: stepText('release', names), many: stepsText('release', names) },
+    },
 
     /** Reads the record. $1 id. Gives a `FoundRow`, or nothing. */
     find: `select ${foundText('r')} as existing, r.body from ${table} r where r.id = $1 and ${IS_LIVE}`,

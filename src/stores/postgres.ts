@@ -10,7 +10,7 @@ import type {
   StatementValue,
   TransactionEnd,
 } from '../contract/store.js'
-import { createBatch } from './postgres-batch.js'
+import { type Batch, createBatch } from './postgres-batch.js'
 import { claimsValues, claimValues } from './postgres-claim.js'
 import {
   ASSIGN_NUMBER,
@@ -28,9 +28,11 @@ import {
   type PostgresPool,
   poolDriver,
 } from './postgres-driver.js'
-import { LATEST_MIGRATION, migrationStatements, type TableNames } from './postgres-migrations.js'
+import { LATEST_MIGRATION, migrationStatements } from './postgres-migrations.js'
+import { type TableNames, tableNames } from './postgres-names.js'
 import { asStoredRecord, type ClaimRow, claimResultOf, type FoundRow } from './postgres-record.js'
 import { createStatements, SWEEP_BATCH } from './postgres-statements.js'
+import { type HolderStep, type StepName, stepsValue } from './postgres-steps.js'
 
 export type {
   DriverEnd,
@@ -95,6 +97,8 @@ export interface PostgresStore extends IdempotencyStore {
   migrationSql(): string
 }
 
+/** A longer body goes in a statement of its own: as hexadecimal digits it would be twice as long, for all to wait for. */
+const LONGEST_IN_BATCH = 8192
 const OLDEST_SERVER = 130_000
 const CONFLICT_ATTEMPTS = 10
 const FIRST_REPEAT_MS = 5
@@ -119,10 +123,10 @@ export function postgresStore(
   const statements = createStatements(names)
 
   /** A database whose default isolation is stricter than read committed refuses steps that meet: they are asked again. */
-  async function query(text: string, values: unknown[]): Promise<readonly unknown[]> {
+  async function query(text: string, values: unknown[], isPrepared = false): Promise<readonly unknown[]> {
     for (let attempt = 1; ; attempt += 1) {
       try {
-        return await driver.query(text, values, prepare)
+        return await driver.query(text, values, isPrepared)
       } catch (error) {
         if (attempt >= CONFLICT_ATTEMPTS || !isConflict(error)) throw error
       }
@@ -131,12 +135,12 @@ export function postgresStore(
 
   const claim = createBatch<ClaimRequest, ClaimResult>({
     async one(request) {
-      const [row] = await query(statements.claim, claimValues(request))
+      const [row] = await callFunction(statements.claim, claimValues(request))
       return claimResultOf(row as ClaimRow)
     },
     async many(requests) {
       const results = new Map<string, ClaimResult>()
-      for (const row of await query(statements.claims, claimsValues(requests))) {
+      for (const row of await callFunction(statements.claims, claimsValues(requests))) {
         const { token, ...claimed } = row as ClaimRow & { readonly token: string }
         results.set(token, claimResultOf(claimed))
       }
@@ -145,6 +149,32 @@ export function postgresStore(
     // A refused statement, or a record that this version cannot read.
     isOnesFault: (error) => isRefusal(error) || error instanceof StoreUnfitError,
   })
+
+  function stepBatch(name: StepName): Batch<HolderStep, boolean> {
+    return createBatch({
+      one: (step) => stepAlone(name, step),
+      async many(steps) {
+        const done = new Set<unknown>()
+        for (const row of await callFunction(statements.steps[name].many, [stepsValue(name, steps)]))
+          done.add((row as { readonly place: number }).place)
+        return steps.map((_, place) => done.has(place))
+      },
+      isOnesFault: isRefusal,
+    })
+  }
+
+  async function stepAlone(name: StepName, { id, token, values }: HolderStep): Promise<boolean> {
+    return (await callFunction(statements.steps[name].one, [id, token, ...values])).length === 1
+  }
+
+  const renew = stepBatch('renew')
+  const complete = stepBatch('complete')
+  const release = stepBatch('release')
+
+  /** Calls a function of the database. Only these are prepared: other statements would keep the plan for a small table. */
+  function callFunction(text: string, values: unknown[]): Promise<readonly unknown[]> {
+    return query(text, values, prepare)
+  }
 
   async function changed(text: string, values: unknown[]): Promise<boolean> {
     return (await query(text, values)).length === 1
@@ -177,7 +207,7 @@ export function postgresStore(
     if (last !== undefined) return { value, last }
     const { text } = statements.completeOnce
     try {
-      const rows = await transaction.query(text, completionValues(completion), prepare)
+      const rows = await transaction.query(text, completionValues(completion), false)
       if (rows.length === 1) return { value, last: undefined }
     } catch (error) {
       throw nameIgnoredFailure(error)
@@ -196,12 +226,14 @@ export function postgresStore(
   return {
     claim,
 
-    renew: (id, token, leaseMs) => changed(statements.renew, [id, token, leaseMs]),
+    renew: (id, token, leaseMs) => renew({ id, token, values: [leaseMs] }),
 
-    complete: (id, token, { result, head, body }, ttlMs) =>
-      changed(statements.complete, [id, token, ttlMs, result, head, asBuffer(body)]),
+    complete(id, token, { result, head, body }, ttlMs) {
+      const step = { id, token, values: [ttlMs, result, head, asBuffer(body)] }
+      return (body?.byteLength ?? 0) > LONGEST_IN_BATCH ? stepAlone('complete', step) : complete(step)
+    },
 
-    release: (id, token) => changed(statements.release, [id, token]),
+    release: (id, token) => release({ id, token, values: [] }),
 
     async find(id) {
       const rows = await query(statements.find, [id])
@@ -340,35 +372,6 @@ function timeoutOf({ queryTimeout = '10s' }: PostgresStoreOptions): number {
   throw new OptionsError(
     `postgresStore: option "queryTimeout" must be a duration such as '10s', from 1ms to 24d; got ${String(queryTimeout)}`,
   )
-}
-
-function tableNames({ schema, table = 'oncekey_records' }: PostgresStoreOptions): TableNames {
-  assertIdentifier('table', table)
-  if (schema !== undefined) assertIdentifier('schema', schema)
-  const within = schema === undefined ? '' : `${quoted(schema)}.`
-  return {
-    table: within + quoted(table),
-    migrations: `${within}oncekey_migrations`,
-    expiryIndex: quoted(`${table}_expiry`),
-    claim: within + quoted(`${table}_claim`),
-    claims: within + quoted(`${table}_claims`),
-    complete: within + quoted(`${table}_compl`),
-    literal: `'${table.replaceAll("'", "''")}'`,
-  }
-}
-
-/** Postgres cuts names after 63 bytes, and two tables that differ later would be one. */
-function assertIdentifier(option: string, name: unknown): void {
-  const isOne = typeof name === 'string' && name !== '' && !name.includes('\0')
-  // A dollar sign could end the quotes that its statements are written in.
-  if (isOne && !name.includes('$') && Buffer.byteLength(name) <= 56) return
-  throw new OptionsError(
-    `postgresStore: option "${option}" must be a name of 1 to 56 bytes without $; got ${JSON.stringify(name)}`,
-  )
-}
-
-function quoted(identifier: string): string {
-  return `"${identifier.replaceAll('"', '""')}"`
 }
 
 /** Whether a transaction was rolled back because its token no longer holds the claim. */

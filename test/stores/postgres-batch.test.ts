@@ -1,9 +1,10 @@
+import { randomUUID } from 'node:crypto'
 import { Client, Pool } from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, vi } from 'vitest'
-import type { ClaimResult } from '../../src/contract/store.js'
+import type { ClaimRequest, ClaimResult, Outcome } from '../../src/contract/store.js'
 import { type PostgresQuery, postgresStore } from '../../src/stores/postgres.js'
 import { type Batching, createBatch } from '../../src/stores/postgres-batch.js'
-import { aClaim, anOutcome, HOUR, lapsed, times } from '../../src/testing/store-fixtures.js'
+import { aClaim, anOutcome, assertOutcome, HOUR, lapsed, times } from '../../src/testing/store-fixtures.js'
 import { type Gate, gate } from '../support/gate.js'
 import { describeWith } from '../support/services.js'
 
@@ -309,6 +310,215 @@ describeWith(['postgres'], 'claims that come together', () => {
       await taking
       expect(onTaken).toHaveBeenCalledExactlyOnceWith({ status: 'acquired', fence: 2 })
     })
+  })
+})
+
+describeWith(['postgres'], 'steps that come together', () => {
+  const statements: string[] = []
+  const store = () =>
+    postgresStore({
+      query(query: PostgresQuery) {
+        statements.push(query.text)
+        return pool.query(query)
+      },
+    })
+
+  /** Claims so many records, and forgets what that took. */
+  async function held(count: number): Promise<readonly ClaimRequest[]> {
+    const claims = times(count, () => aClaim())
+    await Promise.all(claims.map((claim) => postgresStore(pool).claim(claim)))
+    statements.length = 0
+    return claims
+  }
+
+  it('renew each its own claim, and say which is lost', async () => {
+    const together = store()
+    const [lost, completed, ...claims] = await held(5)
+    if (lost === undefined || completed === undefined) throw new Error('There are five')
+    await together.complete(completed.id, completed.token, anOutcome(), HOUR)
+    statements.length = 0
+    const renewals = [
+      together.renew(lost.id, 'another token', 2 * HOUR),
+      together.renew(completed.id, completed.token, 2 * HOUR),
+      ...claims.map(({ id, token }, index) => together.renew(id, token, (index + 1) * HOUR)),
+    ]
+    expect(await Promise.all(renewals)).toEqual([false, false, true, true, true])
+    expect(statements).toEqual([expect.stringContaining('oncekey_records_renews')])
+    for (const [index, { id }] of claims.entries()) {
+      const record = await together.find(id)
+      if (record?.status !== 'running') throw new Error('It runs')
+      expect(record.leaseLeftMs / HOUR).toBeCloseTo(index + 1, 2)
+    }
+  })
+
+  it('keep each its own outcome, and the one that was kept first', async () => {
+    const together = store()
+    const claims = await held(6)
+    const outcomes: Outcome[] = [
+      anOutcome({ body: Buffer.from(Array.from({ length: 256 }, (_, byte) => byte)) }),
+      anOutcome({ body: null }),
+      anOutcome({ body: Buffer.alloc(0) }),
+      anOutcome({ result: 'failed', head: `{"a":"'\\"ü漢🚲"}` }),
+      anOutcome({ body: Buffer.alloc(8192, 1) }),
+      anOutcome({ head: 'of the first call' }),
+    ]
+    const [, , , , , twice = expect.fail()] = claims
+    const completions = claims.map(({ id, token }, index) =>
+      together.complete(id, token, outcomes[index] ?? expect.fail(), (index + 1) * HOUR),
+    )
+    completions.push(
+      together.complete(twice.id, twice.token, anOutcome({ head: 'of the second call' }), HOUR),
+      together.complete(twice.id, 'another token', anOutcome({ head: 'of nobody' }), HOUR),
+    )
+    expect(await Promise.all(completions)).toEqual([true, true, true, true, true, true, true, false])
+    expect(statements).toEqual([expect.stringContaining('oncekey_records_keeps')])
+    for (const [index, { id }] of claims.entries()) {
+      const record = await together.find(id)
+      if (record?.status !== 'completed') throw new Error('It is completed')
+      assertOutcome(record.outcome, outcomes[index] ?? expect.fail())
+      expect(record.expiresInMs / HOUR).toBeCloseTo(index + 1, 2)
+    }
+  })
+
+  it('send a long body by itself', async () => {
+    const together = store()
+    const claims = await held(3)
+    const [long = expect.fail()] = claims
+    const body = Buffer.alloc(8193, 1)
+    const completions = claims.map(({ id, token }) =>
+      together.complete(id, token, id === long.id ? anOutcome({ body }) : anOutcome(), HOUR),
+    )
+    expect(await Promise.all(completions)).toEqual([true, true, true])
+    expect(statements).toEqual([
+      expect.stringContaining('oncekey_records_keep"'),
+      expect.stringContaining('oncekey_records_keeps"'),
+    ])
+  })
+
+  it('give each its own claim back', async () => {
+    const together = store()
+    const claims = await held(3)
+    const [kept = expect.fail(), ...given] = claims
+    const releases = claims.map(({ id, token }) => together.release(id, id === kept.id ? 'other' : token))
+    expect(await Promise.all(releases)).toEqual([false, true, true])
+    expect(statements).toEqual([expect.stringContaining('oncekey_records_frees')])
+    expect(await together.find(kept.id)).toMatchObject({ status: 'running' })
+    for (const { id } of given) expect(await together.find(id)).toBeUndefined()
+  })
+
+  it('fail alone, when the database cannot take one of them', async () => {
+    const together = store()
+    const claims = await held(3)
+    const [bad = expect.fail()] = claims
+    const completions = claims.map(({ id, token }) =>
+      together.complete(id, token, anOutcome(id === bad.id ? { head: '\0' } : {}), HOUR),
+    )
+    expect(await Promise.allSettled(completions)).toMatchObject([
+      { reason: { code: '22021' } },
+      { value: true },
+      { value: true },
+    ])
+  })
+
+  it('do not wait for a transaction that holds a record, but for the one that has to', async () => {
+    const together = store()
+    const claims = await held(4)
+    const [waiting = expect.fail(), ...others] = claims
+    const holder = new Client({ connectionString: postgresUrl })
+    await holder.connect()
+    await holder.query('begin')
+    await holder.query('select from oncekey_records where id = $1 for update', [waiting.id])
+    const onKept = vi.fn<(kept: boolean) => void>()
+    const keep = ({ id, token }: ClaimRequest) => together.complete(id, token, anOutcome(), HOUR)
+    const last = keep(waiting).then(onKept)
+    expect(await Promise.all(others.map(keep))).toEqual([true, true, true])
+    expect(onKept).not.toHaveBeenCalled()
+    await holder.query('commit')
+    await last
+    expect(onKept).toHaveBeenCalledExactlyOnceWith(true)
+    await holder.end()
+  })
+
+  it('never wait for each other in a circle', async () => {
+    const refusals: unknown[] = []
+    const reporting = {
+      query: (query: PostgresQuery) =>
+        pool.query(query).catch((error: unknown) => {
+          refusals.push(error)
+          throw error
+        }),
+    }
+    for (let round = 0; round < 10; round += 1) {
+      const claims = await held(60)
+      const steps = times(2, () => postgresStore(reporting)).flatMap((one) =>
+        claims
+          .toSorted(() => Math.random() - 0.5)
+          .flatMap(({ id, token }) => [
+            one.renew(id, token, HOUR),
+            one.complete(id, token, anOutcome(), HOUR),
+          ]),
+      )
+      await Promise.all(steps)
+    }
+    expect(refusals).toEqual([])
+  })
+})
+
+describeWith(['postgres'], 'a table that was nearly empty when its statistics were gathered', () => {
+  it.each([true, false])('is never read as a whole, with prepare %s', async (prepare) => {
+    const table = `t_${randomUUID().slice(0, 8)}`
+    const single = new Pool({ connectionString: postgresUrl, max: 1 })
+    const store = postgresStore(single, { table, prepare })
+    await store.migrate()
+    await single.query(`alter table ${table} set (autovacuum_enabled = off)`)
+    await store.claim(aClaim())
+    await single.query(`vacuum analyze ${table}`)
+    const transaction = ({ id, token }: ClaimRequest) =>
+      store.transaction?.(
+        async () => ({ value: 1, completion: { id, token, outcome: anOutcome(), ttlMs: HOUR } }),
+        { attempts: 1, isolation: undefined, lockTimeoutMs: undefined, signal: new AbortController().signal },
+      )
+    const scans = async () => {
+      const { rows } = await pool.query('select seq_scan::int from pg_stat_all_tables where relname = $1', [
+        table,
+      ])
+      return rows[0].seq_scan as number
+    }
+    async function use() {
+      const claims = times(4, () => aClaim())
+      const [alone = expect.fail(), inTransaction = expect.fail(), released = expect.fail()] = claims
+      await Promise.all(claims.map((claim) => store.claim(claim)))
+      await store.claim(aClaim())
+      await store.claim(aClaim({ id: alone.id }))
+      await Promise.all(claims.map(({ id, token }) => store.renew(id, token, HOUR)))
+      await store.renew(alone.id, alone.token, HOUR)
+      await store.find(alone.id)
+      await store.complete(alone.id, alone.token, anOutcome(), HOUR)
+      await transaction(inTransaction)
+      await store.release(released.id, released.token)
+      await Promise.all(claims.map(({ id, token }) => store.complete(id, token, anOutcome(), HOUR)))
+      await Promise.all(claims.map(({ id, token }) => store.release(id, token)))
+    }
+    // A connection keeps a plan for good from its sixth execution on.
+    for (let time = 0; time < 8; time += 1) await use()
+    await single.query(`
+      insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at, expiry_bucket)
+      select n::text, '', '', '', 0, '', 'running', 1, now(), now() + interval '1 day', 1 from generate_series(1, 5000) n
+    `)
+    for (let time = 0; time < 40; time += 1) await use()
+    // A connection tells what it has counted when it ends, at the latest.
+    await single.end()
+    await expect
+      .poll(async () => {
+        const { rows } = await pool.query(
+          'select n_tup_ins::int from pg_stat_all_tables where relname = $1',
+          [table],
+        )
+        return rows[0].n_tup_ins as number
+      })
+      .toBeGreaterThan(5000)
+    // Making it and gathering its statistics did, and so may those who look for a record among a handful.
+    expect(await scans()).toBeLessThan(20)
   })
 })
 

@@ -425,16 +425,19 @@ describeWith(['postgres'], 'a transaction of postgresJs(sql)', () => {
 
   it('is never begun behind other statements, as long as nobody else uses the client', async () => {
     const narrow = aSql({ max: 2, ...pipeline(1) })
-    const store = postgresStore(postgresJs(narrow), { prepare: true })
+    const driver = postgresJs(narrow)
+    const store = postgresStore(driver, { prepare: true })
     const { id, token } = await aClaimed(store)
-    const renewals = () => Promise.all([1, 2].map(() => store.renew(id, token, HOUR)))
+    // Steps of one store would share a statement, and a connection.
+    const stores = [store, postgresStore(driver, { prepare: true })]
+    const renewals = () => Promise.all(stores.map((one) => one.renew(id, token, HOUR)))
     // What is prepared on its connection is sent in one go, and the next statement behind it.
     await renewals()
     const holder = await pool.connect()
     await holder.query('begin')
     await holder.query('select from oncekey_records where id = $1 for update', [id])
     const steps = renewals()
-    const waiting = `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%greatest(r.expires_at%'`
+    const waiting = `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%oncekey_records_renew%'`
     await expect.poll(() => outside(waiting), { timeout: 20_000 }).toHaveLength(2)
     const running = transact(store, async () => PLAIN)
     running.catch(() => {})

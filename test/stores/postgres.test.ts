@@ -3,6 +3,7 @@ import { Client, Pool } from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, it } from 'vitest'
 import { memoryStore } from '../../src/stores/memory.js'
 import { type PostgresPool, type PostgresQuery, postgresStore } from '../../src/stores/postgres.js'
+import { tableNames } from '../../src/stores/postgres-names.js'
 import { createStatements } from '../../src/stores/postgres-statements.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { tieredStore } from '../../src/stores/tiered.js'
@@ -380,7 +381,7 @@ describeWith(['postgres'], 'postgresStore sweep', () => {
     `)
     await pool.query(`analyze ${table}`)
     const { rows } = await pool.query(
-      `explain ${createStatements({ table, claim: '', claims: '', complete: '' }).sweep.replace('$1', `'sweep'`)}`,
+      `explain ${createStatements(tableNames({ table })).sweep.replace('$1', `'sweep'`)}`,
     )
     expect(JSON.stringify(rows)).toContain(`${table}_expiry`)
   })

@@ -4,6 +4,7 @@ import { Redis as Redis5 } from 'ioredis-5'
 import { Pool } from 'pg'
 import type { IdempotencyStore } from '../../src/contract/store.js'
 import { postgresStore } from '../../src/stores/postgres.js'
+import { tableNames } from '../../src/stores/postgres-names.js'
 import { createStatements } from '../../src/stores/postgres-statements.js'
 import { redisStore } from '../../src/stores/redis.js'
 import * as scripts from '../../src/stores/redis-scripts.js'
@@ -66,17 +67,20 @@ export async function postgresBackend(url: string): Promise<FaultBackend> {
   const pool = new Pool({ connectionString: url, max: 4 })
   const direct = postgresStore(pool)
   await direct.migrate()
-  const { claim, renew, complete, release, find, settleByOutcome } = createStatements({
-    table: '"oncekey_records"',
-    claim: '"oncekey_records_claim"',
-    claims: '"oncekey_records_claims"',
-    complete: '"oncekey_records_compl"',
-  })
+  const { claim, steps, find, settleByOutcome } = createStatements(tableNames())
+  const { renew, complete, release } = steps
   const { hostname, port } = new URL(url)
   return {
     target: { host: hostname, port: Number(port) },
     direct,
-    wire: { claim, renew, complete, release, find, settle: settleByOutcome },
+    wire: {
+      claim,
+      renew: renew.one,
+      complete: complete.one,
+      release: release.one,
+      find,
+      settle: settleByOutcome,
+    },
     connect(proxy) {
       const broken = new Pool({
         connectionString: proxy.through(url),
