@@ -59,7 +59,7 @@ export interface HttpTarget extends HttpTargetOperation {
   /** @default 'POST' */
   readonly method?: string
 
-  /** Sent with every request, the one for the number of effects included. */
+  /** Sent with every request, also with the one for the number of effects. A caller's go before, an operation's before both. */
   readonly headers?: HttpTargetHeaders
 
   /** @default { n: '{{n}}' } */
@@ -136,6 +136,7 @@ export interface ResolvedTarget {
 export interface ResolvedOperation {
   readonly url: URL
   readonly method: string
+  /** Its own, beside those of the target and of the caller, and before them. */
   readonly headers: HttpTargetHeaders
   /** The body of the n-th operation. */
   readonly body: (n: number) => Buffer
@@ -202,14 +203,14 @@ export function resolveTarget(target: HttpTarget): ResolvedTarget {
   const main = {
     url,
     method: target.method ?? 'POST',
-    headers: target.headers ?? {},
+    headers: {},
     body: bodyMaker(target.body === undefined ? { n: '{{n}}' } : target.body),
   }
   const named = Object.entries(target.operations ?? {}) as [HttpTargetOperationName, HttpTargetOperation][]
   return {
     main,
     operations: Object.fromEntries(named.map(([name, given]) => [name, resolveOperation(name, given, main)])),
-    headers: main.headers,
+    headers: target.headers ?? {},
     keyHeader: target.keyHeader ?? 'Idempotency-Key',
     callers: target.callers,
     effects: typeof target.effects === 'string' ? urlOf(target.effects, 'effects', url) : target.effects,
@@ -229,7 +230,7 @@ function resolveOperation(
   return {
     url: given.url === undefined ? main.url : urlOf(given.url, `operations.${name}.url`, main.url),
     method: given.method ?? (name === 'patch' ? 'PATCH' : main.method),
-    headers: { ...main.headers, ...given.headers },
+    headers: given.headers ?? {},
     body: given.body === undefined ? main.body : bodyMaker(given.body),
   }
 }

@@ -107,7 +107,11 @@ export async function beginTrial(options: TrialOptions): Promise<Trial> {
       const sending = sendRequest({
         url: operation.url,
         method: operation.method,
-        headers: headerLines({ ...operation.headers, ...caller }, target.keyHeader, keyLines),
+        headers: headerLines(
+          { ...target.headers, ...caller, ...operation.headers },
+          target.keyHeader,
+          keyLines,
+        ),
         body: variation.body ?? body,
         timeoutMs: target.timeoutMs,
         keepAlive: variation.keepAlive ?? false,

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { memoryStore } from '../../src/stores/memory.js'
@@ -308,6 +309,28 @@ describe('httpConformance › servers that are right in another way', () => {
     })
   })
 
+  it("lets an operation's headers go before a caller's", async () => {
+    const server = await startServer((reply, { headers }, number) =>
+      headers.authorization === 'ada'
+        ? reply.writeHead(201, { location: `/${number}` }).end()
+        : reply.writeHead(401).end(),
+    )
+    const report = await checkHttpConformance(
+      {
+        url: server.url,
+        headers: { Authorization: 'everybody' },
+        callers: [{ authorization: 'ada' }, { authorization: 'bob' }],
+        operations: { invalid: { headers: { authorization: 'nobody' } } },
+      },
+      { only: ['invalid-not-kept'] },
+    )
+    await server.close()
+    expect(report.checks[0]).toMatchObject({
+      status: 'passed',
+      seen: expect.stringMatching(/^401 .*, then 201 /),
+    })
+  })
+
   it('asks for no key where none is required', async () => {
     const report = await withServed(serveFlawed(['runs without a key']), ({ url }) =>
       checkHttpConformance({ ...shopTarget(url), required: false }, { without: WAITING }),
@@ -457,6 +480,24 @@ describe('httpConformance › targets that cannot be checked', () => {
       'option "effects"',
     )
     await server.close()
+  })
+})
+
+describe('httpConformance › its page', () => {
+  const page = readFileSync('docs/conformance.md', 'utf8')
+
+  it('explains every check, as the report does', async () => {
+    const { checks } = await checkFlawed(['takes plain words only'], { without: WAITING })
+    for (const { id, title, expected, source } of checks) {
+      const cited = source.replaceAll('draft-ietf-httpapi-idempotency-key-header-07, section ', 'draft ')
+      expect(page).toContain(`| \`${id}\` | ${title} | ${expected} | ${cited} |`)
+    }
+    for (const { id } of httpConformance) expect(page).toContain(`| \`${id}\` |`)
+  })
+
+  it('shows targets that are taken', () => {
+    const [shown] = [...page.matchAll(/```json\n(.*?)```/gs)].map((match) => JSON.parse(match[1] ?? ''))
+    expect(httpConformanceCost(shown).checks).toBe(httpConformance.length)
   })
 })
 
