@@ -136,9 +136,9 @@ function announce(target: HttpTarget, choice: HttpConformanceChoice, output: Out
 }
 
 function listChecks({ only, without = [] }: HttpConformanceChoice, output: Output): number {
-  for (const { id, name, source } of httpConformance) {
+  for (const { id, tier, name, source } of httpConformance) {
     if (!(only?.includes(id) ?? true) || without.includes(id)) continue
-    output.out(`${id.padEnd(26)}${name} (${source})\n`)
+    output.out(`${tier.padEnd(9)}${name} (${source})\n`)
   }
   return EXIT.ok
 }

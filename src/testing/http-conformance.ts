@@ -23,7 +23,7 @@ export interface HttpConformanceCase {
   /** Stable, for programs. */
   readonly id: string
   readonly tier: HttpConformanceTier
-  /** The tier and what the server does. */
+  /** The id, and what the server does. */
   readonly name: string
   /** Where that is written. */
   readonly source: string
@@ -93,7 +93,7 @@ const ALL_CHECKS: readonly HttpCheck[] = [...DRAFT_CHECKS, ...CAREFUL_CHECKS, ..
 export const httpConformance: readonly HttpConformanceCase[] = ALL_CHECKS.map((check) => ({
   id: check.id,
   tier: check.tier,
-  name: `${check.tier} › ${check.title}`,
+  name: `${check.id}: ${check.title}`,
   source: check.source,
   async run(target) {
     const { status, expected, seen } = await inTurn(target, (session) => judge(check, session))
@@ -201,8 +201,8 @@ function inTurn<T>(target: HttpTarget, work: (session: TrialOptions) => Promise<
 
 function takeTurns(target: HttpTarget): Turns {
   const session = openSession(resolveTarget(target))
-  // Whoever has a turn is told.
-  session.catch(() => {})
+  // Whoever has a turn is told. A server that is not up yet may be so at the next one.
+  session.catch(() => TURNS.delete(target))
   const turns = { session, last: Promise.resolve() }
   TURNS.set(target, turns)
   return turns

@@ -364,6 +364,15 @@ describe('httpConformance › in a test runner', () => {
     })
   })
 
+  it('looks again at a server that did not answer at first', async () => {
+    const target = { url: 'http://127.0.0.1:1/' } as { url: string }
+    await expect(only('first-request').run(target)).rejects.toThrow('gives no answer')
+    await withServed(serveFlawed(['runs without a key']), async ({ url }) => {
+      Object.assign(target, shopTarget(url))
+      await only('first-request').run(target)
+    })
+  })
+
   it('makes the checks of one target one after the other', async () => {
     await withServed(serveFlawed([]), async ({ url }) => {
       const target = shopTarget(url)
