@@ -12,7 +12,8 @@ import type { ExpressHandler, ExpressRequest } from './express-types.js'
 /** Makes the middleware of one route, or of all that come after it. */
 export function createMiddleware(guard: ExpressGuard, where: string): ExpressHandler {
   const { methods } = guard.settings
-  return (request, response, next) => {
+  return (incoming, response, next) => {
+    const request = incoming as ExpressRequest
     const isProtected = methods.includes(request.method ?? '')
     let state = stateOf(request)
     if (state?.isProtected === true && isProtected) {

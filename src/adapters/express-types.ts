@@ -33,9 +33,9 @@ export interface ExpressResponse extends ServerResponse {
   send(body?: Loose): unknown
 }
 
-/** A middleware of Express 4 and 5. */
+/** A middleware of Express 4 and 5. It says nothing of parameters and bodies, so that those of its route keep their types. */
 export type ExpressHandler = (
-  request: ExpressRequest,
+  request: IncomingMessage,
   response: ExpressResponse,
   next: (error?: unknown) => void,
 ) => void
