@@ -88,11 +88,14 @@ function begin(
     ...compared,
   }
   admit(state.guard, key, incoming).then((admission) => {
-    if (admission.kind === 'answer') give(request, state, admission.answer, next)
-    else {
-      start(state, admission.exchange)
-      next()
+    const isAnswered = state.response.headersSent
+    if (admission.kind === 'run') {
+      // Somebody has answered in the meantime, as a timeout does. The handler has not run, and now it need not.
+      if (isAnswered) return release(admission.exchange)
+      start(request, state, admission.exchange)
+      return next()
     }
+    if (!isAnswered) give(request, state, admission.answer, next)
   }, next)
 }
 
@@ -102,7 +105,12 @@ function routeOf({ method, baseUrl, route }: ExpressRequest): string {
   return `${method} ${baseUrl}${pattern}`
 }
 
-function start(state: ExpressState, exchange: Exchange): void {
+async function release(exchange: Exchange): Promise<void> {
+  exchange.forget()
+  await exchange.end({ status: 503, headers: {}, body: undefined, isText: false })
+}
+
+function start(request: ExpressRequest, state: ExpressState, exchange: Exchange): void {
   const { response, guard } = state
   const { maxBodyBytes, keptHeaders } = guard.settings
   state.exchange = exchange
@@ -111,7 +119,9 @@ function start(state: ExpressState, exchange: Exchange): void {
     keptHeaders,
     earlierHeaders: response.getHeaders(),
     async end(captured) {
-      state.given = await exchange.end(captured)
+      // What `connect-timeout` says in the place of a handler that still runs is not that nothing was done.
+      if (request.timedout === true) await exchange.endUnanswered(captured.status)
+      else state.given = await exchange.end(captured)
       return state.given
     },
     broken: (status) => exchange.endUnanswered(status),

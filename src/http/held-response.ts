@@ -58,6 +58,7 @@ export function holdResponse(res: ServerResponse, options: HoldOptions): HeldRes
   if (held !== undefined) return held
   const hold = new Hold(res, options)
   Object.assign(res, { [HOLD]: hold, ...HELD_METHODS })
+  if (res.closed) hold.leave({ owesClose: false })
   return hold
 }
 
@@ -89,6 +90,7 @@ class Hold implements HeldResponse {
   #isBroken = false
   #owesDrain = false
   #hasLeft = false
+  #owesClose = false
   #socket: ServerResponse['socket'] = null
 
   constructor(res: ServerResponse, options: HoldOptions) {
@@ -194,9 +196,10 @@ class Hold implements HeldResponse {
   }
 
   /** The client is gone, which is the handler's business no more than where the answer goes. */
-  leave(): void {
+  leave({ owesClose }: { readonly owesClose: boolean }): void {
     const res = this.#res
     this.#hasLeft = true
+    this.#owesClose = owesClose
     this.#socket = res.socket
     res.destroyed = false
     // Some look here for whether anybody listens, and give nothing where nobody does.
@@ -334,7 +337,7 @@ class Hold implements HeldResponse {
     const res = this.#res
     res.destroyed = true
     if (this.#hasEnded) res.emit('finish')
-    res.emit('close')
+    if (this.#owesClose) res.emit('close')
   }
 
   /** The answer has left, and its handler may not know: what it says now is ignored, and nothing fails for it. */
@@ -447,7 +450,7 @@ const HELD_METHODS = {
   emit(this: ServerResponse, event: string | symbol, ...values: unknown[]): boolean {
     const hold = holdOf(this)
     if (hold.isHolding && event === 'close') {
-      hold.leave()
+      hold.leave({ owesClose: true })
       return true
     }
     if (hold.isHolding && event === 'pipe') hold.watch(values[0])

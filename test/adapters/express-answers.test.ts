@@ -599,4 +599,103 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › a client that goes away
     await expect.poll(() => ends).toEqual(['finish', 'close'])
     expect(await send('/', { key, body: null })).toMatchObject({ isReplay: true })
   })
+
+  it('gets a file from a retry, when it left before the claim was granted', async () => {
+    const inner = memoryStore()
+    const asked = gate()
+    const gone = gate()
+    const store = {
+      ...inner,
+      async claim(...args: Parameters<typeof inner.claim>) {
+        asked.open()
+        await gone.opened
+        return inner.claim(...args)
+      },
+    }
+    const { url, send } = await anExpress(
+      version,
+      (app, once) => {
+        app.use((req, _res, next) => {
+          req.socket.once('close', gone.open)
+          next()
+        })
+        app.post('/', once(), (_req, res) => res.sendFile(FILE))
+      },
+      { store, storeTimeout: '30s' },
+    )
+    const key = aKey()
+    const client = httpRequest(url, { method: 'POST', headers: { 'idempotency-key': key } })
+    client.once('error', () => {})
+    client.end()
+    await asked.opened
+    client.destroy()
+    await expect.poll(async () => (await send('/', { key, body: null })).isReplay).toBe(true)
+  })
+})
+
+describe.each(EXPRESS_VERSIONS)('middleware of $name › a timeout in front of it', (version) => {
+  /** What `connect-timeout` does, when the test says so. */
+  function timeout(times: Promise<void>) {
+    return (req: Request, _res: Response, next: NextFunction): void => {
+      void times.then(() => {
+        Object.assign(req, { timedout: true })
+        next(Object.assign(new Error('Response timeout'), { status: 503, code: 'ETIMEDOUT' }))
+      })
+      next()
+    }
+  }
+
+  it('does not free the key of a handler that still runs', async () => {
+    const started = gate()
+    const { opened, open } = gate()
+    let effects = 0
+    const { send } = await anExpress(version, (app, once) => {
+      app.use(timeout(started.opened))
+      app.post('/', once(), async (_req, res) => {
+        started.open()
+        await opened
+        effects += 1
+        if (!res.headersSent) res.send('done')
+      })
+    })
+    const key = aKey()
+    expect(await send('/', { key })).toMatchObject({ status: 503, isReplay: false })
+    for (const _ of ['while it runs', 'after it has']) {
+      expect(await send('/', { key })).toMatchObject({ status: 409, code: 'IDEMPOTENCY_RESPONSE_NOT_KEPT' })
+      open()
+      await expect.poll(() => effects).toBe(1)
+    }
+  })
+
+  it('keeps a handler from running that has not begun, and frees its key', async () => {
+    const inner = memoryStore()
+    const asked = gate()
+    const granted = gate()
+    let claims = 0
+    const store = {
+      ...inner,
+      async claim(...args: Parameters<typeof inner.claim>) {
+        claims += 1
+        if (claims === 1) {
+          asked.open()
+          await granted.opened
+        }
+        return inner.claim(...args)
+      },
+    }
+    let runs = 0
+    const { send } = await anExpress(
+      version,
+      (app, once) => {
+        app.use('/slow', timeout(asked.opened))
+        app.post(['/slow', '/'], once({ fingerprint: false }), (_req, res) => res.send(`run ${++runs}`))
+      },
+      { store, storeTimeout: '30s' },
+    )
+    const key = aKey()
+    expect(await send('/slow', { key })).toMatchObject({ status: 503 })
+    granted.open()
+    await expect.poll(async () => (await send('/', { key })).status).toBe(200)
+    expect(await send('/', { key })).toMatchObject({ isReplay: true, bytes: Buffer.from('run 1') })
+  })
 })
