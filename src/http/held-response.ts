@@ -57,7 +57,8 @@ export function holdResponse(res: ServerResponse, options: HoldOptions): HeldRes
   const held = (res as Holding)[HOLD]
   if (held !== undefined) return held
   const hold = new Hold(res, options)
-  Object.assign(res, { [HOLD]: hold, ...HELD_METHODS })
+  ;(res as Holding)[HOLD] = hold
+  Object.assign(res, HELD_METHODS)
   if (res.closed) hold.leave({ owesClose: false })
   return hold
 }
