@@ -178,6 +178,16 @@ export class FingerprintError extends IdempotencyError {
   }
 }
 
+/** The request's body is longer than is compared with that of its retries. Nothing was done. */
+export class RequestTooLargeError extends IdempotencyError {
+  override readonly name = 'RequestTooLargeError'
+  readonly statusCode = 413
+
+  constructor(maxBytes: number) {
+    super('IDEMPOTENCY_REQUEST_TOO_LARGE', `The request's body is longer than ${maxBytes} bytes`)
+  }
+}
+
 /**
  * The claim went to somebody else, or may have: the reason of an aborted `signal`, and of a transaction that was rolled
  * back.

@@ -1,4 +1,3 @@
-import type { IncomingMessage } from 'node:http'
 import { z } from 'zod'
 import { OptionsError } from '../contract/errors.js'
 import type { Outcome } from '../contract/store.js'
@@ -17,6 +16,7 @@ import {
   type HeaderFilter,
   type HeaderRules,
 } from './kept-headers.js'
+import type { HeaderLines } from './key-header.js'
 import type { Problem, ProblemReply } from './problems.js'
 import { outcomeOfResponse, type PlainResponse } from './response-outcome.js'
 
@@ -240,7 +240,8 @@ function responseOnUnknown(onUnknown: OnUnknown<never> | undefined): OnUnknown<O
 export interface IncomingOperation<TRequest> {
   /** The framework's request: what the application's functions get. */
   readonly request: TRequest
-  readonly raw: IncomingMessage
+  /** The headers that name keys. */
+  readonly raw: HeaderLines
   readonly method: string
   /** Path with query as the client sent it. */
   readonly url: string

@@ -1,6 +1,9 @@
 import type { IncomingMessage } from 'node:http'
 import { KeyInvalidError } from '../contract/errors.js'
 
+/** What a request says of its headers, as Node's `IncomingMessage` does: joined, and line by line. */
+export type HeaderLines = Pick<IncomingMessage, 'headers' | 'rawHeaders'>
+
 /** A key without quotes, as most clients send it. */
 const BARE_KEY = /^[A-Za-z0-9_.:~+/=@-]+$/
 
@@ -35,7 +38,7 @@ export function parseKeyHeader(value: string, header: string): string {
  *
  * @throws {KeyInvalidError} when a header is malformed or repeated, or two headers name different keys.
  */
-export function keyFromHeaders(request: IncomingMessage, names: readonly string[]): string | undefined {
+export function keyFromHeaders(request: HeaderLines, names: readonly string[]): string | undefined {
   let key: string | undefined
   for (const name of names) {
     const value = request.headers[name.toLowerCase()]
@@ -51,7 +54,7 @@ export function keyFromHeaders(request: IncomingMessage, names: readonly string[
   return key
 }
 
-function isRepeated({ rawHeaders }: IncomingMessage, name: string): boolean {
+function isRepeated({ rawHeaders }: HeaderLines, name: string): boolean {
   const lines = rawHeaders.filter((raw, index) => index % 2 === 0 && raw.toLowerCase() === name.toLowerCase())
   return lines.length > 1
 }

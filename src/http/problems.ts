@@ -77,6 +77,14 @@ const WORDING: Readonly<Record<string, Wording>> = {
     title: 'Idempotency store full',
     detail: 'Nothing was done for this request. Send the same request again later.',
   },
+  IDEMPOTENCY_REQUEST_TOO_LARGE: {
+    title: 'Request too large',
+    detail: 'The request is too large to be compared with its retries. Nothing was done for it.',
+  },
+  IDEMPOTENCY_NOTHING_HAPPENED: {
+    title: 'Nothing happened',
+    detail: 'Nothing was done for this request. Send the same request again later.',
+  },
   IDEMPOTENCY_FINGERPRINT_FAILED: {
     title: 'Request not comparable',
     detail: 'The request cannot be compared with its retries. Nothing was done for it.',
