@@ -1,18 +1,19 @@
 import type { FastifyInstance, FastifyPluginAsync, FastifyRequest } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
 import { OptionsError, StoreUnavailableError } from '../contract/errors.js'
-import { DEFAULT_POLICY } from '../core/policy.js'
 import { logEvent } from '../http/event-log.js'
-import { type HttpOptions, type HttpPolicyOptions, parseHttpOptions } from '../http/http-options.js'
-import { createIdempotency, type Idempotency } from '../index.js'
-import { REQUEST_STATE, type RequestIdempotency, requestIdempotency } from './fastify-request.js'
+import { createHttpEngine } from '../http/http-engine.js'
+import type { HttpOptions, HttpPolicyOptions } from '../http/http-options.js'
+import type { RequestIdempotency } from '../http/request-idempotency.js'
+import type { Idempotency } from '../index.js'
+import { REQUEST_STATE, requestIdempotency } from './fastify-request.js'
 import { createRouteProtection } from './fastify-route.js'
 
 export type { FinishedResponse } from '../http/http-options.js'
 export type { HeaderRules } from '../http/kept-headers.js'
 export type { Problem, ProblemReply } from '../http/problems.js'
+export type { RequestIdempotency } from '../http/request-idempotency.js'
 export type { PlainResponse } from '../http/response-outcome.js'
-export type { RequestIdempotency } from './fastify-request.js'
 
 /** What a single route may say, in `config.idempotency`. */
 export type FastifyRouteIdempotency = HttpPolicyOptions<FastifyRequest>
@@ -53,22 +54,7 @@ const plugin: FastifyPluginAsync<FastifyIdempotencyOptions> = async (app, option
   const { global: isGlobal = true, ...httpOptions } = options
   if (typeof isGlobal !== 'boolean')
     throw new OptionsError(`${WHERE}: option "global" must be true or false; got ${String(isGlobal)}`)
-  const { engine, settings } = parseHttpOptions(httpOptions, DEFAULT_POLICY, WHERE)
-  const { ttlMs: ttl, leaseMs: lease, maxRunMs: maxRun, onStoreOutage, transaction } = settings.policy
-  const { isolation, lockTimeoutMs: lockTimeout, attempts } = transaction
-  const idempotency = createIdempotency({
-    ...engine,
-    ttl,
-    lease,
-    maxRun,
-    onStoreOutage,
-    transaction: {
-      attempts,
-      ...(isolation !== undefined && { isolation }),
-      ...(lockTimeout !== undefined && { lockTimeout }),
-    },
-  })
-  idempotency.assertSupports(settings.policy, WHERE)
+  const { idempotency, settings } = createHttpEngine<FastifyRequest>(httpOptions, WHERE)
 
   idempotency.on((event) => logEvent(app.log, event))
   if (options.store === undefined)
