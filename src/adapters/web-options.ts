@@ -1,15 +1,14 @@
 import { OptionsError } from '../contract/errors.js'
-import { DEFAULT_POLICY } from '../core/policy.js'
 import type { EventLogger } from '../http/event-log.js'
+import { createHttpEngine } from '../http/http-engine.js'
 import {
   type HttpOptions,
   type HttpPolicyOptions,
   type HttpSettings,
-  type ParsedHttpOptions,
-  parseHttpOptions,
   parseRouteOptions,
 } from '../http/http-options.js'
 import type { Problem, ProblemReply } from '../http/problems.js'
+import type { Idempotency } from '../index.js'
 
 /**
  * A function that is called like a handler: with the request, and whatever the framework gives beside it (Hono's
@@ -109,15 +108,15 @@ export interface WebSettings {
 }
 
 /**
- * Checks the options of a registration.
+ * Makes the engine of a registration, from its options.
  *
  * @throws {OptionsError} naming the option, its value and what would be right.
  */
-export function parseWebOptions<TRequest extends Request>(
+export function createWebEngine<TRequest extends Request>(
   options: WebOptions<TRequest>,
   where: string,
 ): {
-  readonly engine: ParsedHttpOptions<WebCall>['engine']
+  readonly engine: Idempotency
   readonly settings: WebSettings
   readonly log: WebLog
 } {
@@ -125,16 +124,16 @@ export function parseWebOptions<TRequest extends Request>(
   const { log = consoleLog, ...given } = http as typeof http & { readonly log?: WebLog }
   if (typeof log?.warn !== 'function' || typeof log.error !== 'function')
     throw new OptionsError(`${where}: option "log" must be a logger with warn and error`)
-  const parsed = parseHttpOptions(translated(given) as unknown as HttpOptions<WebCall>, DEFAULT_POLICY, where)
+  const made = createHttpEngine(translated(given) as unknown as HttpOptions<WebCall>, where)
   const settings = {
-    http: parsed.settings,
+    http: made.settings,
     key: undefined,
     fingerprint: undefined,
     maxRequestBytes: 1024 * 1024,
     onError: undefined,
     route: '*',
   }
-  return { engine: parsed.engine, settings: merged(settings, parsed.settings, own, where), log }
+  return { engine: made.idempotency, settings: merged(settings, made.settings, own, where), log }
 }
 
 /**

@@ -1,36 +1,20 @@
 import { OptionsError, TransactionMisuseError } from '../contract/errors.js'
 import type { ExecuteStatement } from '../contract/store.js'
-import { createLooseKeys, type DeriveKey } from '../core/derived-keys.js'
 import type { TransactionClient } from '../core/operation.js'
 import type { Guard } from '../http/admission.js'
 import type { Exchange } from '../http/exchange.js'
+import type { GivenAnswer } from '../http/given-answer.js'
+import {
+  createRequestView,
+  type RequestIdempotency,
+  type RequestProgress,
+} from '../http/request-idempotency.js'
 import type { PlainResponse } from '../http/response-outcome.js'
 import type { WebCall } from './web-options.js'
 import { type CapturedResponse, capturePlain, captureResponse, discard, isResponse } from './web-response.js'
 
 /** This request's operation, as a handler sees it. Without a key it is inert. */
-export interface WebIdempotency {
-  /** The key that the client sent, without quotes; `undefined` where there is none. */
-  readonly key: string | undefined
-  /** Whether the answer is an earlier one: for what runs around the wrapped handler. A handler never sees `true`. */
-  readonly replayed: boolean
-  /**
-   * How many times this operation was claimed: 1, 2, ... Hand it to systems that can compare it. `0` without a key,
-   * and when the handler runs unprotected.
-   */
-  readonly fence: number
-  /** Aborts when the claim is lost, when it may be, or when `maxRun` has passed. Not when the client leaves. */
-  readonly signal: AbortSignal
-  /** Nothing happened: the answer is not kept, and a retry runs the handler again. */
-  forget(): void
-
-  /**
-   * A key for a downstream call: the same in every run of this operation, another for every label, unguessable from
-   * outside. 43 characters of base64url: an `Idempotency-Key`, a client token, a message id. Needs the option `secret`.
-   * Without a key of its own, a request gets keys that hold for this request only.
-   */
-  deriveKey(label: string): string
-
+export interface WebIdempotency extends Omit<RequestIdempotency, 'transaction' | 'saveIn'> {
   /**
    * Runs `work` in a transaction of the store, and commits its statements together with the response that it returns.
    * That is the answer of the request, whatever the handler does afterwards. What `work` throws, and a status of 400
@@ -62,10 +46,11 @@ export interface WebIdempotency {
 }
 
 /** What the adapter knows about a request. */
-export interface WebState {
+export interface WebState extends RequestProgress {
   readonly guard: Guard<WebCall>
   exchange: Exchange | undefined
-  replayed: boolean
+  given: GivenAnswer | undefined
+  view: WebIdempotency | undefined
   /** What the last transaction came to, whether it was committed or not. */
   transacted: CapturedResponse | undefined
 }
@@ -74,7 +59,13 @@ const states = new WeakMap<Request, WebState>()
 
 /** Starts what is known about a request. */
 export function createState(request: Request, guard: Guard<WebCall>): WebState {
-  const state: WebState = { guard, exchange: undefined, replayed: false, transacted: undefined }
+  const state: WebState = {
+    guard,
+    exchange: undefined,
+    given: undefined,
+    view: undefined,
+    transacted: undefined,
+  }
   states.set(request, state)
   return state
 }
@@ -90,73 +81,25 @@ export function idempotencyOf(request: Request): WebIdempotency {
     throw new OptionsError(
       'idempotencyOf: no handler of oncekey/web was called with this request. Wrap the handler, and hand on the request that it got, not a copy',
     )
-  return viewOf(state)
+  state.view ??= createRequestView(state, {
+    transaction: (work) => runTransaction(state, async (client) => asAnswer(await work(client))) as never,
+    saveIn: (execute, response) => saveIn(state, execute, response),
+  }) as WebIdempotency
+  return state.view
 }
 
-const views = new WeakMap<WebState, WebIdempotency>()
-
-function viewOf(state: WebState): WebIdempotency {
-  let view = views.get(state)
-  if (view === undefined) {
-    view = new StateView(state)
-    views.set(state, view)
-  }
-  return view
-}
-
-class StateView implements WebIdempotency {
-  readonly #state: WebState
-  #inertSignal: AbortSignal | undefined
-  #looseKeys: DeriveKey | undefined
-
-  constructor(state: WebState) {
-    this.#state = state
-  }
-
-  get key(): string | undefined {
-    return this.#state.exchange?.key
-  }
-
-  get replayed(): boolean {
-    return this.#state.replayed
-  }
-
-  get fence(): number {
-    return this.#state.exchange?.fence ?? 0
-  }
-
-  get signal(): AbortSignal {
-    const { exchange } = this.#state
-    if (exchange !== undefined) return exchange.signal
-    this.#inertSignal ??= new AbortController().signal
-    return this.#inertSignal
-  }
-
-  forget(): void {
-    this.#state.exchange?.forget()
-  }
-
-  deriveKey(label: string): string {
-    const { exchange } = this.#state
-    if (exchange !== undefined) return exchange.deriveKey(label)
-    this.#looseKeys ??= createLooseKeys()
-    return this.#looseKeys(label)
-  }
-
-  transaction<TClient = TransactionClient>(work: (tx: TClient) => Promise<Response>): Promise<Response> {
-    return runTransaction(this.#state, async (client) => asAnswer(await work(client as TClient)))
-  }
-
-  async saveIn(execute: ExecuteStatement, response: Response | PlainResponse): Promise<void> {
-    const { exchange, guard } = this.#state
-    if (exchange === undefined) return
-    const { maxBodyBytes } = guard.settings
-    if (!isResponse(response)) return exchange.saveIn(execute, capturePlain(response, maxBodyBytes))
-    // A copy, since the handler is about to return the response itself.
-    const copy = await captureResponse(response.clone(), maxBodyBytes)
-    discard(copy.response)
-    await exchange.saveIn(execute, copy.answer)
-  }
+async function saveIn(
+  { exchange, guard }: WebState,
+  execute: ExecuteStatement,
+  response: Response | PlainResponse,
+): Promise<void> {
+  if (exchange === undefined) return
+  const { maxBodyBytes } = guard.settings
+  if (!isResponse(response)) return exchange.saveIn(execute, capturePlain(response, maxBodyBytes))
+  // A copy, since the handler is about to return the response itself.
+  const copy = await captureResponse(response.clone(), maxBodyBytes)
+  discard(copy.response)
+  await exchange.saveIn(execute, copy.answer)
 }
 
 async function runTransaction(

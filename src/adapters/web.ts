@@ -4,12 +4,12 @@ import { logEvent } from '../http/event-log.js'
 import type { CapturedAnswer, Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
 import type { HeaderLines } from '../http/key-header.js'
-import { createIdempotency, type Idempotency } from '../index.js'
+import type { Idempotency } from '../index.js'
 import { comparedBody, digestOf, presentBody, type RequestBody, readRequestBody } from './web-body.js'
 import {
+  createWebEngine,
   type OfCall,
   parseHandlerOptions,
-  parseWebOptions,
   type WebCall,
   type WebLog,
   type WebOptions,
@@ -52,11 +52,9 @@ const WHERE = 'oncekey/web'
 export function idempotency<TRequest extends Request = Request>(
   options: WebOptions<TRequest>,
 ): Once<TRequest> {
-  const { engine: engineOptions, settings, log } = parseWebOptions(options, WHERE)
-  const engine = createEngine(engineOptions, settings)
-  engine.assertSupports(settings.http.policy, WHERE)
+  const { engine, settings, log } = createWebEngine(options, WHERE)
   engine.on((event) => logEvent(log, event))
-  if (engineOptions.store === undefined)
+  if (options.store === undefined)
     log.warn({}, 'oncekey: no store was given, so keys are known to this process only, and until it ends')
 
   function once<TOwn extends TRequest, TRest extends readonly unknown[]>(
@@ -75,26 +73,6 @@ export function idempotency<TRequest extends Request = Request>(
       serve(route, handler as OfCall<Request, Promise<Response>>, { request, rest })
   }
   return Object.assign(once, { engine })
-}
-
-function createEngine(
-  options: ReturnType<typeof parseWebOptions>['engine'],
-  { http }: WebSettings,
-): Idempotency {
-  const { ttlMs: ttl, leaseMs: lease, maxRunMs: maxRun, onStoreOutage, transaction } = http.policy
-  const { isolation, lockTimeoutMs: lockTimeout, attempts } = transaction
-  return createIdempotency({
-    ...options,
-    ttl,
-    lease,
-    maxRun,
-    onStoreOutage,
-    transaction: {
-      attempts,
-      ...(isolation !== undefined && { isolation }),
-      ...(lockTimeout !== undefined && { lockTimeout }),
-    },
-  })
 }
 
 /** A handler's engine, log and settings. */
@@ -283,7 +261,7 @@ function committed({ state: { transacted }, exchange }: Held): Response {
 /** Answers in the place of the handler, or with what it has saved itself: then with the other headers of its response. */
 function give(route: Route, state: WebState, given: GivenAnswer, own?: CapturedAnswer): Response {
   const { error, replayed } = given
+  state.given = given
   if (error?.statusCode === 500) route.log.error({ err: error }, 'oncekey: the request cannot be protected')
-  state.replayed = replayed
   return responseOf(given, error === undefined && !replayed ? own?.headers : {})
 }
