@@ -1,5 +1,7 @@
 import { PGlite, type Transaction } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/node-postgres'
+import express from 'express'
+import express4 from 'express-4'
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import { Cluster as Cluster5, Redis as Redis5 } from 'ioredis-5'
@@ -21,6 +23,12 @@ import {
   type RetryingFetch,
   retryDelayMs,
 } from 'oncekey/client'
+import {
+  type ExpressHandler,
+  idempotency as expressIdempotency,
+  noteReceivedBytes,
+  type Once,
+} from 'oncekey/express'
 import idempotency, { type RequestIdempotency } from 'oncekey/fastify'
 import { type PostgresDriver, pglite, postgresJs, postgresStore } from 'oncekey/postgres'
 import { redisStore } from 'oncekey/redis'
@@ -46,6 +54,38 @@ app.post('/search', { config: { idempotency: false } }, () => '')
 // @ts-expect-error a duration has a unit
 app.post('/typo', { config: { idempotency: { ttl: '7 days' } } }, () => '')
 expectTypeOf(app.idempotency).toEqualTypeOf<Idempotency>()
+
+const once = expressIdempotency({ store: memoryStore(), scope: (req) => req.get('x-account') ?? 'nobody' })
+expectTypeOf(once).toEqualTypeOf<Once>()
+expectTypeOf(once.engine).toEqualTypeOf<Idempotency>()
+expectTypeOf(once({ required: true, ttl: '7d' })).toEqualTypeOf<ExpressHandler>()
+// @ts-expect-error the scope is required
+expressIdempotency({ store: memoryStore() })
+// @ts-expect-error a duration has a unit
+once({ ttl: '7 days' })
+// @ts-expect-error the scope is said once, for all routes
+once({ scope: 'shared' })
+
+const app5 = express()
+app5.use(express.json({ verify: noteReceivedBytes }), once())
+app5.post('/orders/:id', once({ key: (req) => req.body.id }), async (req, res) => {
+  expectTypeOf(req.params.id).toEqualTypeOf<string>()
+  expectTypeOf(req.idempotency).toEqualTypeOf<RequestIdempotency>()
+  await req.idempotency.transaction(async (tx: PoolClient) => {
+    await tx.query('select 1')
+    return res.status(201).json({})
+  })
+})
+app5.post('/own', expressIdempotency({ scope: (req: express.Request) => req.hostname })({ keep: () => true }))
+
+const app4 = express4()
+app4.use(express4.json({ verify: noteReceivedBytes }), once())
+app4.post('/orders/:id', once({ fingerprint: (req) => req.body.amount }), (req, res) => {
+  expectTypeOf(req.params.id).toEqualTypeOf<string>()
+  expectTypeOf(req.idempotency).toEqualTypeOf<RequestIdempotency>()
+  res.send(req.idempotency.key)
+})
+app4.post('/own', expressIdempotency({ scope: (req: express4.Request) => req.hostname })())
 
 expectTypeOf(redisStore(new Cluster([]))).toEqualTypeOf<IdempotencyStore>()
 expectTypeOf(redisStore(new Redis5())).toEqualTypeOf<IdempotencyStore>()

@@ -15,8 +15,8 @@ import { OptionsError, saysNothingHappened, TransactionMisuseError } from '../co
 import { admit, keyOf } from '../http/admission.js'
 import type { Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
+import { holdResponse } from '../http/held-response.js'
 import { type HttpSettings, parseRouteOptions } from '../http/http-options.js'
-import { captureRaw } from '../http/raw-capture.js'
 import type { Idempotency } from '../index.js'
 import { capturePayload } from './fastify-payload.js'
 import { ensureState, type RequestState, type RouteGuard, stateOf } from './fastify-request.js'
@@ -186,13 +186,18 @@ function callNotFoundCaptured(this: FastifyReply) {
 
 function captureReply(reply: FastifyReply): void {
   const state = stateOf(reply.request)
-  if (state?.exchange === undefined) return
-  const { exchange, maxBodyBytes } = state
+  if (state?.exchange === undefined || state.guard === undefined) return
+  const { exchange, guard, maxBodyBytes } = state
   if (state.isInTransaction)
     throw new TransactionMisuseError(
       'transaction(): a reply that leaves by itself cannot commit with its effects',
     )
-  captureRaw(reply.raw, { maxBodyBytes, end: (captured) => exchange.end(captured) })
+  holdResponse(reply.raw, {
+    maxBodyBytes,
+    keptHeaders: guard.settings.keptHeaders,
+    end: (captured) => exchange.end(captured),
+    broken: (status) => exchange.endUnanswered(status),
+  })
 }
 
 function prototypeOf(reply: FastifyReply): FastifyReply {
