@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { idempotency, idempotencyOf } from '../../src/adapters/web.js'
 import { OptionsError } from '../../src/contract/errors.js'
 import { memoryStore } from '../../src/stores/memory.js'
@@ -201,6 +201,9 @@ describe('web handler › the request', () => {
       { highWaterMark: 0 },
     )
     const { send } = aHandler(() => new Response(), { maxRequestBytes: 1000 })
+    const saysSo = { 'content-length': '1001' }
+    expect(await send({ key: aKey(), headers: saysSo, body: endless })).toMatchObject({ status: 413 })
+    expect(pulled).toBe(0)
     expect(await send({ key: aKey(), body: endless })).toMatchObject({ status: 413 })
     expect(pulled).toBeLessThan(6)
   })
@@ -329,11 +332,13 @@ describe('web handler › fingerprint', () => {
   it.each([false, 'body', 'raw'] as const)(
     "of a registration is replaced by a handler's: %s",
     async (fingerprint) => {
-      const { send } = aHandler(counting().handler, { fingerprint: () => 'always the same' }, { fingerprint })
+      const general = vi.fn(() => 'always the same')
+      const { send } = aHandler(counting().handler, { fingerprint: general }, { fingerprint })
       const key = aKey()
       await send({ key, body: '{"a":1}' })
       const other = await send({ key, body: '{"a":2}' })
       expect(other).toMatchObject(fingerprint === false ? { isReplay: true } : { status: 422 })
+      expect(general).not.toHaveBeenCalled()
     },
   )
 
