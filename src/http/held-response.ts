@@ -57,7 +57,8 @@ export function holdResponse(res: ServerResponse, options: HoldOptions): HeldRes
   const held = (res as Holding)[HOLD]
   if (held !== undefined) return held
   const hold = new Hold(res, options)
-  Object.assign(res, { [HOLD]: hold, ...HELD_METHODS })
+  ;(res as Holding)[HOLD] = hold
+  Object.assign(res, HELD_METHODS)
   if (res.closed) hold.leave({ owesClose: false })
   return hold
 }
@@ -242,7 +243,7 @@ class Hold implements HeldResponse {
 
   #captured(): CapturedAnswer {
     const { status, headers } = this.#head ?? headOf(this.#res)
-    const hasBody = this.#bytes > 0 && status !== 204 && status !== 304 && this.#res.req?.method !== 'HEAD'
+    const hasBody = this.#bytes > 0 && mayHaveBody(status) && this.#res.req?.method !== 'HEAD'
     const body = hasBody ? this.#body() : undefined
     const isTooLong = body !== undefined && body.byteLength > this.#options.maxBodyBytes
     return {
@@ -383,19 +384,24 @@ function putAnswer(res: ServerResponse, { status, headers }: GivenAnswer): void 
   res.statusCode = status
   // Node fills in the usual one.
   res.statusMessage = ''
+  // Node takes a header that was removed for one that must not be, and closes the connection where it needs it.
   for (const name of ['content-type', 'content-length', 'content-encoding', 'transfer-encoding'])
-    if (!headers.some(([one]) => one === name)) res.removeHeader(name)
+    if (res.hasHeader(name) && !headers.some(([one]) => one === name)) res.removeHeader(name)
   for (const [name, value] of headers) res.setHeader(name, value)
 }
 
 function endWith(
   res: ServerResponse,
-  { body }: GivenAnswer,
+  { status, body }: GivenAnswer,
   end: (bytes: Uint8Array | undefined) => void,
 ): void {
   // Said here, since what other middleware does to the head would keep Node from saying it.
-  if (body !== undefined) res.setHeader('content-length', body.byteLength)
+  if (mayHaveBody(status)) res.setHeader('content-length', body?.byteLength ?? 0)
   end(body)
+}
+
+function mayHaveBody(status: number): boolean {
+  return status !== 204 && status !== 304
 }
 
 function holdOf(res: ServerResponse): Hold {

@@ -1,10 +1,13 @@
+import { randomBytes } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { Agent, request as httpRequest } from 'node:http'
+import { Agent, createServer, request as httpRequest } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { PassThrough, pipeline, Readable } from 'node:stream'
 import { brotliDecompressSync, gunzipSync, gzipSync } from 'node:zlib'
 import compression from 'compression'
 import type { NextFunction, Request, Response } from 'express'
 import { afterEach, describe, expect, it } from 'vitest'
+import { idempotency } from '../../src/adapters/express.js'
 import { NothingHappenedError } from '../../src/contract/errors.js'
 import { memoryStore } from '../../src/stores/memory.js'
 import { disturbed } from '../support/disturbed-store.js'
@@ -49,6 +52,21 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › what is kept', (version
       await send(path, { key })
       for (const isReplay of [false, true])
         expect(await send(path, { key })).toMatchObject({ isReplay, bytes: Buffer.from('run 2') })
+    }
+  })
+
+  it('keeps no body where there can be none', async () => {
+    const { send } = await anExpress(version, (app, once) => {
+      app.post('/', once(), (_req, res) => {
+        res.statusCode = 204
+        res.end('not sent')
+      })
+    })
+    const key = aKey()
+    for (const isReplay of [false, true]) {
+      const answer = await send('/', { key })
+      expect(answer).toMatchObject({ status: 204, isReplay, bytes: Buffer.alloc(0) })
+      expect(answer.headers).not.toHaveProperty('content-length')
     }
   })
 
@@ -237,7 +255,8 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › what goes on as it is w
         return inner.complete(...args)
       },
     }
-    const pieces = Array.from({ length: 40 }, (_, index) => Buffer.alloc(16_384, index))
+    // Small ones, with which no stream below is ever full, and would say when it is not.
+    const pieces = Array.from({ length: 60 }, (_, index) => Buffer.alloc(600, index))
     const { send } = await anExpress(
       version,
       (app, once) => {
@@ -247,6 +266,64 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › what goes on as it is w
       { store, maxBodyBytes: 1000 },
     )
     const answer = await send('/', { key: aKey(), headers: { 'accept-encoding': 'gzip' } })
+    expect(gunzipSync(answer.bytes).equals(Buffer.concat(pieces))).toBe(true)
+  })
+
+  it('tells a source to go on that was told to wait, where nothing below is full', async () => {
+    const inner = memoryStore()
+    const waits = gate()
+    const store = {
+      ...inner,
+      async complete(...args: Parameters<typeof inner.complete>) {
+        await waits.opened
+        return inner.complete(...args)
+      },
+    }
+    const app = version.express()
+    const once = idempotency({ store, scope: 'shared', maxBodyBytes: 1000, storeTimeout: '30s' })
+    app.post('/', once(), (_req, res) => {
+      res.write(Buffer.alloc(1001, 1))
+      expect(res.write(Buffer.alloc(70_000, 2))).toBe(false)
+      res.once('drain', () => res.end('the end'))
+      waits.open()
+    })
+    const server = createServer({ highWaterMark: 1024 * 1024 }, app).listen(0, '127.0.0.1')
+    await new Promise((resolve) => server.once('listening', resolve))
+    const { port } = server.address() as AddressInfo
+    const { bytes } = await rawRequest(`http://127.0.0.1:${port}`, { key: aKey() })
+    expect(bytes).toHaveLength(71_001 + 'the end'.length)
+    await new Promise((resolve) => server.close(resolve))
+    await once.engine.close()
+  })
+
+  it('is compressed as a whole, also by what comes after the middleware', async () => {
+    // Nothing that compresses, so that some of it leaves before all of it is there.
+    const pieces = Array.from({ length: 60 }, () => randomBytes(4000))
+    const inner = memoryStore()
+    const kept = gate()
+    const store = {
+      ...inner,
+      async complete(...args: Parameters<typeof inner.complete>) {
+        const isKept = await inner.complete(...args)
+        setImmediate(kept.open)
+        return isKept
+      },
+    }
+    const { send } = await anExpress(
+      version,
+      (app, once) => {
+        app.use(once(), compression({ threshold: 0, filter: () => true }))
+        app.post('/', async (_req, res) => {
+          for (const piece of pieces.slice(0, 30)) res.write(piece)
+          await kept.opened
+          for (const piece of pieces.slice(30)) res.write(piece)
+          res.end()
+        })
+      },
+      { store, maxBodyBytes: 20 },
+    )
+    const answer = await send('/', { key: aKey(), headers: { 'accept-encoding': 'gzip' } })
+    expect(answer.headers['content-encoding']).toBe('gzip')
     expect(gunzipSync(answer.bytes).equals(Buffer.concat(pieces))).toBe(true)
   })
 
@@ -492,20 +569,30 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › beside other middleware
   it('leaves connections open for the next request', async () => {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
     const ports = new Set<number | undefined>()
+    const answers: readonly Handler[] = [
+      (_, res) => res.status(204).end(),
+      (_, res) => Readable.from(['one ', 'two']).pipe(res),
+      (_, res) => res.send('text'),
+      (_, res) => res.send(''),
+      (_, res) => res.end(),
+      (_, res) => res.redirect('/elsewhere'),
+      (_req, _res, next) => next(new Error('boom')),
+    ]
     const { url } = await anExpress(version, (app, once) => {
-      app.post('/', once(), (req, res) => {
+      app.use((req, _res, next) => {
         ports.add(req.socket.remotePort)
-        if (req.body.amount === 1) res.status(204).end()
-        else Readable.from(['one ', 'two']).pipe(res)
+        next()
       })
+      app.post('/', once(), (req, res, next) => void answers[req.body.amount]?.(req, res, next))
     })
-    for (const amount of [1, 2, 3, 1]) {
+    for (const amount of answers.keys()) {
       const key = aKey()
       const first = await rawRequest(url, { key, agent, body: { amount } })
-      expect(await rawRequest(url, { key, agent, body: { amount } })).toMatchObject({
-        isReplay: true,
-        bytes: first.bytes,
-      })
+      const replay = await rawRequest(url, { key, agent, body: { amount } })
+      expect(replay).toMatchObject({ isReplay: true, bytes: first.bytes })
+      const refusal = await rawRequest(url, { key, agent, body: { amount, other: true } })
+      expect(refusal.status).toBe(422)
+      for (const { headers } of [first, replay, refusal]) expect(headers.connection).toBe('keep-alive')
     }
     expect(ports.size).toBe(1)
     agent.destroy()

@@ -44,6 +44,7 @@ export function rawRequest(url: string, given: RawRequest = {}): Promise<RawAnsw
         ...(key !== undefined && { 'idempotency-key': key }),
         ...(hasBody && { 'content-type': 'application/json' }),
         ...(hasBody && saysLength && { 'content-length': String(Buffer.byteLength(payload)) }),
+        ...(hasBody && !saysLength && { 'transfer-encoding': 'chunked' }),
         ...headers,
       },
     })
