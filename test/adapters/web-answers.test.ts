@@ -392,6 +392,43 @@ describe('web handler › a client that goes away', () => {
   })
 })
 
+describe('web handler › a run that was overtaken', () => {
+  it.each([
+    ['answers', () => new Response('mine', { headers: { 'x-mine': 'yes', 'set-cookie': 'mine=1' } })],
+    [
+      'throws',
+      () => {
+        throw new Error('too late')
+      },
+    ],
+  ])('gives its client the answer that was kept when it %s', async (_, end) => {
+    const store = memoryStore()
+    const line = disturbed(store)
+    const { opened, open } = gate()
+    const lost = gate()
+    const slow = aHandler(
+      async (request) => {
+        idempotencyOf(request).signal.addEventListener('abort', lost.open)
+        await opened
+        return end()
+      },
+      { store: line.store, lease: '100ms', storeTimeout: '50ms' },
+    )
+    const quick = aHandler(() => new Response('theirs', { status: 201 }), { store, onUnknown: 'rerun' })
+    const key = aKey()
+    line.disturb('renew', 'fails')
+    const first = slow.send({ key })
+    await lost.opened
+    await expect.poll(async () => (await quick.send({ key })).status).toBe(201)
+    line.heal()
+    open()
+    const { headers, ...answer } = await first
+    expect(answer).toMatchObject({ status: 201, isReplay: true, bytes: Buffer.from('theirs') })
+    expect(headers).not.toHaveProperty('x-mine')
+    expect(headers).not.toHaveProperty('set-cookie')
+  })
+})
+
 describe('web handler › the log', () => {
   it('says what is wrong with the application, and that no store was given', async () => {
     const warn = vi.fn()

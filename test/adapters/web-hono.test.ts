@@ -348,12 +348,13 @@ describe("inside Hono on Node's http, on the wire", () => {
 
   it('runs nothing for a request that breaks off in the middle', async () => {
     let effects = 0
-    const url = await listening(
-      wrapped(() => {
-        effects += 1
-        return new Response('ran')
-      }),
-    )
+    const app = wrapped(() => {
+      effects += 1
+      return new Response('ran')
+    })
+    // Hono's own would write the error to the console of the tests.
+    app.onError((_, c) => c.text('broken', 500))
+    const url = await listening(app)
     const key = aKey()
     const socket = connect(Number(new URL(url).port), '127.0.0.1')
     socket.write(lines(key).slice(0, -4))
