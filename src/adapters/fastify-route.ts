@@ -50,6 +50,11 @@ export function createRouteProtection(registration: {
   }
 }
 
+/** The guard of a route, once it was added: `undefined` where it is not protected. */
+export function guardOf(route: RouteOptions): RouteGuard | undefined {
+  return slots.get(route)?.guard
+}
+
 function settingsOf(
   route: RouteOptions,
   registration: Parameters<typeof createRouteProtection>[0],

@@ -14,6 +14,7 @@ export type { HeaderRules } from '../http/kept-headers.js'
 export type { Problem, ProblemReply } from '../http/problems.js'
 export type { RequestIdempotency } from '../http/request-idempotency.js'
 export type { PlainResponse } from '../http/response-outcome.js'
+export { type DescribedRoute, type DescriptionTransform, openApiTransform } from './fastify-openapi.js'
 
 /** What a single route may say, in `config.idempotency`. */
 export type FastifyRouteIdempotency = HttpPolicyOptions<FastifyRequest>

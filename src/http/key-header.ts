@@ -4,8 +4,14 @@ import { KeyInvalidError } from '../contract/errors.js'
 /** What a request says of its headers, as Node's `IncomingMessage` does: joined, and line by line. */
 export type HeaderLines = Pick<IncomingMessage, 'headers' | 'rawHeaders'>
 
+/** A character of a key without quotes, as a regular expression that any description of an API can hold. */
+export const BARE_KEY_PATTERN = '[A-Za-z0-9_.:~+/=@-]'
+
+/** A key in quotes, without parameters, of 1 to 255 characters. */
+export const QUOTED_KEY_PATTERN = String.raw`"(?:[ !#-\[\]-~]|\\["\\]){1,255}"`
+
 /** A key without quotes, as most clients send it. */
-const BARE_KEY = /^[A-Za-z0-9_.:~+/=@-]+$/
+const BARE_KEY = new RegExp(`^${BARE_KEY_PATTERN}+$`)
 
 const SF_STRING = String.raw`"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"`
 const SF_NUMBER = String.raw`-?[0-9]{1,15}(?:\.[0-9]{1,3})?`

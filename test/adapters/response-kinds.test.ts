@@ -14,9 +14,10 @@ import {
   type RunningFramework,
   tableOf,
 } from '../support/response-kinds/kinds.js'
+import { web } from '../support/response-kinds/web.js'
 
 /** The columns of the table. */
-const FRAMEWORKS: readonly Framework[] = [fastify, ...EXPRESS_VERSIONS.map(expressOf)]
+const FRAMEWORKS: readonly Framework[] = [fastify, ...EXPRESS_VERSIONS.map(expressOf), web]
 
 describe.each(FRAMEWORKS)('response kinds › $name', ({ lacks, start }) => {
   const effects = new Map<string, number>()
