@@ -1,6 +1,9 @@
+import { Readable } from 'node:stream'
 import Fastify, { type FastifyRequest } from 'fastify'
+import { idempotency as expressIdempotency } from '../../src/adapters/express.js'
 import idempotency, { type FastifyIdempotencyOptions } from '../../src/adapters/fastify.js'
 import type { IdempotencyStore } from '../../src/contract/store.js'
+import { EXPRESS_VERSIONS, type ExpressVersion, listening } from './express-versions.js'
 import { isValidOrder, openShop, SHOP_DOCS, type Shop } from './shop.js'
 
 /** A shop that is served on a port of the loopback interface. */
@@ -17,7 +20,15 @@ export type ServeShop = (store: IdempotencyStore, options?: ShopServerOptions) =
 export type ShopServerOptions = Pick<FastifyIdempotencyOptions, 'namespace' | 'maxBodyBytes' | 'whenBusy'>
 
 /** Every framework that we have an adapter for. */
-export const SHOP_SERVERS: Readonly<Record<string, ServeShop>> = { fastify: serveByFastify }
+export const SHOP_SERVERS: Readonly<Record<string, ServeShop>> = {
+  fastify: serveByFastify,
+  ...Object.fromEntries(
+    EXPRESS_VERSIONS.map((version) => [
+      version.name,
+      (store, options) => serveByExpress(version, store, options),
+    ]),
+  ),
+}
 
 async function serveByFastify(store: IdempotencyStore, options: ShopServerOptions = {}): Promise<ServedShop> {
   const shop = openShop()
@@ -45,4 +56,44 @@ async function serveByFastify(store: IdempotencyStore, options: ShopServerOption
     })
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   return { url, shop, close: () => app.close() }
+}
+
+async function serveByExpress(
+  { express }: ExpressVersion,
+  store: IdempotencyStore,
+  options: ShopServerOptions = {},
+): Promise<ServedShop> {
+  const shop = openShop()
+  const app = express()
+  const once = expressIdempotency({
+    store,
+    scope: (request) => request.headers.authorization ?? 'nobody',
+    required: true,
+    docsUrl: SHOP_DOCS,
+    log: { warn: () => {}, error: () => {} },
+    ...options,
+  })
+  app.use(express.json())
+  app.use((request, response, next) => {
+    if (request.method === 'GET' || isValidOrder(request.body)) next()
+    else response.status(400).json({ reason: 'invalid' })
+  })
+  app.get('/effects', (_request, response) => void response.json({ effects: shop.effects }))
+  for (const { method, path, run } of shop.routes)
+    app[method === 'POST' ? 'post' : 'patch'](path, once(), (request, response, next) => {
+      run(request.body).then(({ status, headers, body }) => {
+        response.status(status).set(headers)
+        if (body instanceof Readable) body.pipe(response)
+        else response.end(body)
+      }, next)
+    })
+  const server = await listening(app)
+  return {
+    url: server.url,
+    shop,
+    async close() {
+      await server.close()
+      await once.engine.close()
+    },
+  }
 }
