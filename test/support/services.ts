@@ -4,10 +4,11 @@ import { describe, inject } from 'vitest'
 import { hasDocker } from './container.js'
 import { findPgBouncer } from './pgbouncer.js'
 import { findPostgres, startPostgresServer } from './postgres-server.js'
+import { findProgram } from './program.js'
 import { findRedis, startRedisServer } from './redis-server.js'
 
-/** The services that tests talk to. */
-export type ServiceName = 'redis' | 'redis-topologies' | 'postgres' | 'pgbouncer'
+/** The services that tests talk to, and the programs of the machine that they run. */
+export type ServiceName = 'redis' | 'redis-topologies' | 'postgres' | 'pgbouncer' | 'curl'
 
 /** Which services there are, and where the shared ones are. Tests share a server where they need nothing of it but room. */
 export interface Services {
@@ -59,6 +60,11 @@ const RECIPES: Readonly<Record<ServiceName, Recipe>> = {
     isThere: () => findPgBouncer() !== undefined,
     debianPackage: 'pgbouncer',
     remedy: 'install pgbouncer',
+  },
+  curl: {
+    isThere: () => findProgram('curl') !== undefined,
+    debianPackage: 'curl',
+    remedy: 'install curl',
   },
 }
 
