@@ -9,8 +9,8 @@ const PROGRAM = new URL('../../.build/examples/shop/demo.js', import.meta.url)
 const PATIENCE_MS = 300_000
 
 /** Runs the program to its end. */
-async function runShop(...args: readonly string[]): Promise<{ code: number | null; told: string }> {
-  const child = spawn(process.execPath, [PROGRAM.pathname, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+async function runShop(): Promise<{ code: number | null; told: string }> {
+  const child = spawn(process.execPath, [PROGRAM.pathname], { stdio: ['ignore', 'pipe', 'inherit'] })
   const exited = new Promise<number | null>((resolve) => child.once('exit', resolve))
   const lines: string[] = []
   for await (const line of createInterface(child.stdout)) lines.push(line)
@@ -43,18 +43,6 @@ describe('examples/shop', () => {
       expect(keys.length).toBeGreaterThan(4)
       expect(new Set(keys).size).toBe(4)
       expect(new Set(keys.map((each) => each.split(' ').at(-1))).size).toBe(4)
-    },
-    PATIENCE_MS,
-  )
-
-  it(
-    'needs no idempotency on a calm day',
-    async () => {
-      const { code, told } = await runShop('--calm')
-      expect(told).not.toContain('killed')
-      for (const what of ['orders', 'payments', 'reservations'])
-        expect([what, ...counted(told, what)]).toEqual([what, 12, 12, 12])
-      expect(code).toBe(0)
     },
     PATIENCE_MS,
   )
