@@ -383,6 +383,27 @@ export const storeContract: readonly StoreContractCase[] = [
     },
   },
   {
+    name: 'wakes whoever watches a record when it is released, after a take-over too, and when it is settled (where it can watch)',
+    async run(store) {
+      if (store.watch === undefined) return
+      const { signal } = new AbortController()
+      const claim = aClaim()
+      await store.claim(claim)
+      const released = store.watch(claim.id, signal)
+      await store.release(claim.id, claim.token)
+      await released
+      const { id } = await lapsed(store)
+      const taken = aClaim({ id, takeOver: true })
+      await store.claim(taken)
+      const releasedAgain = store.watch(id, signal)
+      await store.release(id, taken.token)
+      await releasedAgain
+      const settled = store.watch(id, signal)
+      await store.settle(id, anOutcome(), HOUR)
+      await settled
+    },
+  },
+  {
     name: 'sweeps what has expired, and nothing else (where it sweeps)',
     async run(store) {
       if (store.sweep === undefined) return
