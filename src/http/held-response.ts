@@ -1,4 +1,9 @@
-import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import {
+  type OutgoingHttpHeader,
+  type OutgoingHttpHeaders,
+  type ServerResponse,
+  validateHeaderValue,
+} from 'node:http'
 import { finished, Readable } from 'node:stream'
 import { TransactionMisuseError } from '../contract/errors.js'
 import type { CapturedAnswer } from './exchange.js'
@@ -227,7 +232,7 @@ class Hold implements HeldResponse {
       this.#chunks = []
       this.#bytes = 0
     }
-    this.#head ??= headOf(res)
+    this.#head ??= sendableHeadOf(res)
   }
 
   #hold(chunk: unknown, encoding: BufferEncoding | undefined, isReused: boolean): void {
@@ -263,13 +268,14 @@ class Hold implements HeldResponse {
 
   #tell(answer: CapturedAnswer): void {
     this.#mode = 'telling'
-    this.#options.end(answer).then(
-      (given) => this.#letGo(given),
-      (error: Error) => {
+    this.#options
+      .end(answer)
+      .then((given) => this.#letGo(given))
+      .catch((error: Error) => {
+        // Also of what others do to the head when it leaves. There is nobody left who could be told, and the process lives on.
         this.#pass()
         this.below.destroy.call(this.#res, error)
-      },
-    )
+      })
   }
 
   #letGo(given: GivenAnswer | undefined): void {
@@ -485,8 +491,25 @@ function headOf(res: ServerResponse): ResponseHead {
   return { status: res.statusCode, message: res.statusMessage, headers: res.getHeaders() }
 }
 
+/**
+ * The head of an answer that begins, which nobody sends before it is kept. So what Node would refuse to send is refused
+ * here, where the handler hears of it.
+ */
+function sendableHeadOf(res: ServerResponse): ResponseHead {
+  const given: unknown = res.statusCode
+  // Node takes the number in a text as well. Whoever decides by the status compares numbers.
+  const status = Math.trunc(Number(given))
+  if (!(status >= 100 && status <= 999))
+    throw Object.assign(new RangeError(`Invalid status code: ${String(given)}`), {
+      code: 'ERR_HTTP_INVALID_STATUS_CODE',
+    })
+  if (res.statusMessage) validateHeaderValue('statusMessage', res.statusMessage)
+  res.statusCode = status
+  return headOf(res)
+}
+
 function isSameHead(one: ResponseHead, other: ResponseHead): boolean {
-  if (one.status !== other.status) return false
+  if (one.status !== other.status || one.message !== other.message) return false
   const names = Object.keys(one.headers)
   return (
     names.length === Object.keys(other.headers).length &&

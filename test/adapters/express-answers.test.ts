@@ -486,6 +486,63 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › handlers that fail', (v
   })
 })
 
+describe.each(EXPRESS_VERSIONS)('middleware of $name › heads that cannot be sent', (version) => {
+  it.each<[string, Handler]>([
+    ['no status', (_, res) => void (Reflect.set(res, 'statusCode', undefined) && res.json({ a: 1 }))],
+    ['a status that is none', (_, res) => void (Reflect.set(res, 'statusCode', 1000) && res.json({ a: 1 }))],
+    ['a status that is none, in writeHead', (_, res) => void res.writeHead(99).end()],
+    ['a line break in the message', (_, res) => void Object.assign(res, { statusMessage: 'a\n' }).json({})],
+  ])('%s: the handler is told, as by Node, and its error is the answer', async (_, handler) => {
+    const { send } = await anExpress(version, (app, once) => {
+      app.post('/', once(), handler)
+      app.use((error: { code?: string }, _req: Request, res: Response, _next: NextFunction) => {
+        res.statusMessage = ''
+        res.status(500).json({ code: error.code })
+      })
+    })
+    const key = aKey()
+    const first = await send('/', { key })
+    expect(first).toMatchObject({ status: 500, isReplay: false })
+    expect(first.bytes.toString()).toMatch(/ERR_HTTP_INVALID_STATUS_CODE|ERR_INVALID_CHAR/)
+    expect(await send('/', { key })).toMatchObject({ status: 500, isReplay: true, bytes: first.bytes })
+  })
+
+  it('takes a number in a text for the status that it is, as Node does', async () => {
+    const { send } = await anExpress(version, (app, once) => {
+      app.post('/:status', once(), (req, res) => {
+        Reflect.set(res, 'statusCode', req.params.status)
+        res.end()
+      })
+    })
+    const key = aKey()
+    for (let attempt = 0; attempt < 2; attempt += 1)
+      expect(await send('/503', { key })).toMatchObject({ status: 503, isReplay: false })
+    const other = aKey()
+    await send('/204', { key: other })
+    const replay = await send('/204', { key: other })
+    expect(replay).toMatchObject({ status: 204, isReplay: true })
+    expect(replay.headers).not.toHaveProperty('content-length')
+  })
+
+  it('cuts the connection, and nothing more, when other middleware fails while the answer leaves', async () => {
+    const { send } = await anExpress(version, (app, once) => {
+      app.use((_req, res, next) => {
+        const { end } = res
+        Object.assign(res, {
+          end(...given: unknown[]) {
+            if (res.getHeader('x-own') === 'bad') throw new Error('boom')
+            return (end as (...given: unknown[]) => unknown).apply(res, given)
+          },
+        })
+        next()
+      })
+      app.post('/:own', once(), (req, res) => void res.set('x-own', req.params.own).json({ a: 1 }))
+    })
+    await expect(send('/bad', { key: aKey() })).rejects.toThrow()
+    expect(await send('/good', { key: aKey() })).toMatchObject({ status: 200 })
+  })
+})
+
 describe.each(EXPRESS_VERSIONS)('middleware of $name › beside other middleware', (version) => {
   it('keeps bodies before compression, and compresses replays for those that accept it', async () => {
     const { send } = await anExpress(version, (app, once) => {
