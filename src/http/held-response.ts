@@ -536,6 +536,8 @@ function setHeaders(res: ServerResponse, headers: OutgoingHttpHeaders | readonly
   }
   // Node takes a flat list of names and values here, and a list of pairs.
   const flat = headers.flat() as readonly string[]
+  // They take the place of those from before, and among themselves a name may come again.
+  for (let index = 0; index < flat.length; index += 2) res.removeHeader(flat[index] as string)
   for (let index = 0; index + 1 < flat.length; index += 2)
     res.appendHeader(flat[index] as string, flat[index + 1] as string)
 }

@@ -507,6 +507,22 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › heads that cannot be se
     expect(await send('/', { key })).toMatchObject({ status: 500, isReplay: true, bytes: first.bytes })
   })
 
+  it('lets a list of headers take the place of those that were there, as Node does', async () => {
+    const { send } = await anExpress(version, (app, once) => {
+      app.post('/', once(), (_req, res) => {
+        res.set('content-type', 'text/plain').set('x-own', 'before')
+        res.writeHead(201, ['content-type', 'application/json', 'x-own', 'after'])
+        res.end('{}')
+      })
+    })
+    const key = aKey()
+    for (const isReplay of [false, true]) {
+      const { headers, ...answer } = await send('/', { key })
+      expect(answer).toMatchObject({ status: 201, isReplay })
+      expect(headers).toMatchObject({ 'content-type': 'application/json', 'x-own': 'after' })
+    }
+  })
+
   it('takes a number in a text for the status that it is, as Node does', async () => {
     const { send } = await anExpress(version, (app, once) => {
       app.post('/:status', once(), (req, res) => {
