@@ -64,6 +64,8 @@ export function holdResponse(res: ServerResponse, options: HoldOptions): HeldRes
   const hold = new Hold(res, options)
   ;(res as Holding)[HOLD] = hold
   Object.assign(res, HELD_METHODS)
+  const { flush } = res as { readonly flush?: () => void }
+  if (flush !== undefined) Object.assign(res, { flush: () => hold.flush(() => flush.call(res)) })
   if (res.closed) hold.leave({ owesClose: false })
   return hold
 }
@@ -95,6 +97,7 @@ class Hold implements HeldResponse {
   #hasEnded = false
   #isBroken = false
   #owesDrain = false
+  #owedFlush: (() => void) | undefined
   #hasLeft = false
   #owesClose = false
   #socket: ServerResponse['socket'] = null
@@ -186,6 +189,12 @@ class Hold implements HeldResponse {
       )
     this.#begin()
     if (this.#mode === 'holding') this.#tell({ ...this.#captured(), body: 'too-long' })
+  }
+
+  /** Of `compression`: what it has gathered shall leave. While it has none of the answer, that is for later. */
+  flush(below: () => void): void {
+    if (this.isHolding) this.#owedFlush = below
+    else below()
   }
 
   /** The handler gives its answer up. What was begun is not an answer; that there was one is worth a tombstone. */
@@ -303,6 +312,7 @@ class Hold implements HeldResponse {
     const flows =
       body.byteLength === 0 ||
       (below.write as (this: ServerResponse, bytes: Buffer) => boolean).call(res, body)
+    this.#owedFlush?.()
     // A stream below that is full says itself when it is not.
     if (this.#owesDrain && flows) res.emit('drain')
   }

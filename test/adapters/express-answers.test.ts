@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { Agent, createServer, request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { PassThrough, pipeline, Readable } from 'node:stream'
-import { brotliDecompressSync, gunzipSync, gzipSync } from 'node:zlib'
+import { brotliDecompressSync, createGunzip, gunzipSync, gzipSync } from 'node:zlib'
 import compression from 'compression'
 import type { NextFunction, Request, Response } from 'express'
 import { afterEach, describe, expect, it } from 'vitest'
@@ -368,6 +368,36 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › what goes on as it is w
     })
     expect(text).toBe('data: 1\n\ndata: 2\n\n')
     expect(await send('/', { key, body: null })).toMatchObject({ code: 'IDEMPOTENCY_RESPONSE_NOT_KEPT' })
+  })
+
+  it('flushes the compressed beginning of events, which the handler asked for while it was held', async () => {
+    const { opened, open } = gate()
+    const { url } = await anExpress(version, (app, once) => {
+      app.use(compression())
+      app.post('/', once(), async (_req, res) => {
+        res.writeHead(200, { 'content-type': 'text/event-stream' })
+        res.write('data: 1\n\n')
+        res.flush()
+        await opened
+        res.end('data: 2\n\n')
+      })
+    })
+    const text = await new Promise<string>((resolve, reject) => {
+      const headers = { 'idempotency-key': aKey(), 'accept-encoding': 'gzip' }
+      const sent = httpRequest(url, { method: 'POST', headers })
+      sent.once('error', reject)
+      sent.once('response', async (answer) => {
+        let got = ''
+        for await (const chunk of answer.pipe(createGunzip())) {
+          got += String(chunk)
+          // The end comes only after the beginning could be read.
+          open()
+        }
+        resolve(got)
+      })
+      sent.end()
+    })
+    expect(text).toBe('data: 1\n\ndata: 2\n\n')
   })
 })
 
