@@ -14,14 +14,17 @@ export function hasBody({ headers }: IncomingMessage): boolean {
  */
 export function readAhead(request: IncomingMessage, maxBytes: number): Promise<Buffer | undefined> {
   return new Promise((resolve, reject) => {
+    // Somebody may have chosen to read text. Whoever reads it afterwards gets text again.
+    const { readableEncoding } = request
     const chunks: Buffer[] = []
     let size = 0
 
     function read(): void {
       // Asked for more than there is, an ended stream would say that it has ended, and then nothing can be put back.
       while (request.readableLength > 0) {
-        const chunk = request.read() as Buffer | null
-        if (chunk === null) break
+        const piece = request.read() as Buffer | string | null
+        if (piece === null) break
+        const chunk = typeof piece === 'string' ? Buffer.from(piece, readableEncoding ?? 'utf8') : piece
         chunks.push(chunk)
         size += chunk.byteLength
       }
@@ -32,7 +35,9 @@ export function readAhead(request: IncomingMessage, maxBytes: number): Promise<B
     function giveBack(): void {
       stop()
       const body = Buffer.concat(chunks)
-      if (body.byteLength > 0) request.unshift(body)
+      const encoding = readableEncoding ?? undefined
+      if (body.byteLength > 0)
+        request.unshift(encoding === undefined ? body : body.toString(encoding), encoding)
       resolve(body)
     }
 

@@ -266,6 +266,30 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › fingerprint', (version)
     expect(await send('/', { key: other, body: 'another', headers: text })).toMatchObject({ status: 422 })
   })
 
+  it('reads ahead for those that read text, too', async () => {
+    const { send } = await anExpress(
+      version,
+      (app, once) => {
+        app.use((req, _res, next) => {
+          req.setEncoding('utf8')
+          next()
+        }, once())
+        app.post('/', async (req, res) => {
+          let text = ''
+          for await (const piece of req) text += piece
+          res.type('text').send(text)
+        })
+      },
+      { parses: false },
+    )
+    const key = aKey()
+    for (const body of ['"äöü €"', JSON.stringify('€'.repeat(30_000)), '']) {
+      const each = { key: `${key}-${body.length}`, body }
+      expect((await send('/', each)).bytes.toString()).toBe(body)
+      expect(await send('/', each)).toMatchObject({ isReplay: true })
+    }
+  })
+
   it('reads ahead what comes in pieces, with no length, or is nothing at all', async () => {
     const { url, send } = await anExpress(
       version,
