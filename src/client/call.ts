@@ -120,7 +120,8 @@ async function preparedInit(
   )
   const { headers, referrer, referrerPolicy } = whole
   const blob = body instanceof Blob ? body : await whole.blob()
-  return { referrer, referrerPolicy, ...init, headers, body: blob.size > 0 ? blob : null }
+  // An empty body is one, too: without it, a request as the input would be taken for one that was used before.
+  return { referrer, referrerPolicy, ...init, headers, body: blob === body || whole.bodyUsed ? blob : null }
 }
 
 function timeoutError(): DOMException {

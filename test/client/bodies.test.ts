@@ -42,6 +42,21 @@ const BODIES: readonly (readonly [
 ]
 
 describe('createFetch › bodies', () => {
+  it.each<[string, () => NonNullable<RequestInit['body']>]>([
+    ['text', () => ''],
+    ['a blob', () => new Blob([])],
+    ['fields', () => new URLSearchParams()],
+  ])('sends %s that is empty with every attempt, also as a request', async (_, body) => {
+    for (const isRequest of [false, true]) {
+      const server = await statuses(503, 200)
+      const init = { method: 'POST', body: body() }
+      const sent = isRequest ? new Request(server.url, init) : server.url
+      const response = await createFetch(QUICK)(sent, isRequest ? {} : init)
+      expect(response.status).toBe(200)
+      expect(server.requests.map((request) => request.body.length)).toEqual([0, 0])
+    }
+  })
+
   it.each(BODIES)('sends %s alike with every attempt', async (_, body, bytes, type) => {
     const server = await statuses(503, 503, 200)
     await createFetch(QUICK)(server.url, { method: 'POST', body: body(), duplex: 'half' })
