@@ -57,6 +57,11 @@ export interface WebState extends RequestProgress {
 
 const states = new WeakMap<Request, WebState>()
 
+/** What is known about a request, where a wrapped handler was called with it. */
+export function stateOf(request: Request): WebState | undefined {
+  return states.get(request)
+}
+
 /** Starts what is known about a request. */
 export function createState(request: Request, guard: Guard<WebCall>): WebState {
   const state: WebState = {

@@ -1,4 +1,4 @@
-import { saysNothingHappened } from '../contract/errors.js'
+import { OptionsError, saysNothingHappened } from '../contract/errors.js'
 import { type Admission, admit, type Guard, keyOf } from '../http/admission.js'
 import { logEvent } from '../http/event-log.js'
 import type { CapturedAnswer, Exchange } from '../http/exchange.js'
@@ -16,7 +16,7 @@ import {
   type WebPolicyOptions,
   type WebSettings,
 } from './web-options.js'
-import { createState, type WebState } from './web-request.js'
+import { createState, stateOf, type WebState } from './web-request.js'
 import { type CapturedResponse, captureResponse, discard, isResponse, responseOf } from './web-response.js'
 
 export type { FinishedResponse } from '../http/http-options.js'
@@ -88,6 +88,7 @@ async function serve(route: Route, handler: Handler, call: WebCall): Promise<Res
   const { request } = call
   const { http } = route.settings
   const guard: Guard<WebCall> = { engine: route.engine, settings: http }
+  refuseWithinItself(request, guard)
   const state = createState(request, guard)
   if (!http.methods.includes(request.method)) return runFreely(route, handler, call)
   const admission = await begin(route, guard, call)
@@ -96,6 +97,17 @@ async function serve(route: Route, handler: Handler, call: WebCall): Promise<Res
   const { exchange } = admission
   state.exchange = exchange
   return runOnce(route, handler, call, { state, exchange })
+}
+
+/** Within another one of the same engine, a wrapped handler would find its own key in progress, and answer so for ever. */
+function refuseWithinItself(request: Request, { engine, settings }: Guard<WebCall>): void {
+  const outer = stateOf(request)
+  if (outer?.exchange?.isOpen !== true || outer.guard.engine !== engine) return
+  if (!settings.methods.includes(request.method)) return
+  outer.exchange.forget()
+  throw new OptionsError(
+    `${WHERE}: a wrapped handler was called within another one, with the same request. Wrap one of them`,
+  )
 }
 
 /** Asks what becomes of a request. `undefined` where it has no key, and needs none. */

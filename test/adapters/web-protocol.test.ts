@@ -428,6 +428,29 @@ describe('idempotencyOf', () => {
   })
 })
 
+describe('web handler › within another one', () => {
+  it('is an error that frees the key, and runs nothing', async () => {
+    const { seen, handler } = counting()
+    const { once } = aHandler(handler)
+    const inner = once(handler)
+    const outer = once((request: Request) => inner(request))
+    const key = aKey()
+    await expect(outer(aRequest({ key }))).rejects.toThrow(OptionsError)
+    expect(seen).toEqual([])
+    expect(await answered(await inner(aRequest({ key })))).toMatchObject({ status: 200, isReplay: false })
+    expect(await (await outer(aRequest())).text()).toBe('run 2')
+  })
+
+  it('of another engine keeps its own answer', async () => {
+    const { seen, handler } = counting()
+    const wrapped = aHandler(handler).once(aHandler(handler).once(handler))
+    const key = aKey()
+    for (const isReplay of [false, true])
+      expect(await answered(await wrapped(aRequest({ key })))).toMatchObject({ status: 200, isReplay })
+    expect(seen).toHaveLength(1)
+  })
+})
+
 describe('idempotency › options', () => {
   it.each([
     [{}, 'option "scope" is required'],
