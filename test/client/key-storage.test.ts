@@ -204,6 +204,14 @@ describe('createFetch › storage', () => {
     expect(storage.get(NAME)).toBe(stored)
   })
 
+  it('stops where a key was made by a clock that was far ahead: it may be of any age', async () => {
+    const storage = new Map([[NAME, `${Date.now() + 25 * HOUR_MS} old-key`]])
+    const server = await statuses(200)
+    const error = await failureOf(createFetch({ storage })(server.url, { ...POST, idempotency: OPERATION }))
+    expect(error).toMatchObject({ code: 'IDEMPOTENCY_OUTCOME_UNKNOWN', key: 'old-key', attempts: 0 })
+    expect(server.requests).toHaveLength(0)
+  })
+
   it('goes by the lifetime that it is told', async () => {
     const storage = new Map([[NAME, `${Date.now() - 2 * HOUR_MS} old-key`]])
     const server = await statuses(503)
