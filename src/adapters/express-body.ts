@@ -39,7 +39,9 @@ export function comparedBody(
 ): ComparedBody | Promise<ComparedBody | undefined> {
   if (fingerprint !== 'body' && fingerprint !== 'raw') return NOTHING
   if (!hasBody(request)) return { body: request.body, rawDigest: undefined }
-  if (!request.readableDidRead) return readAheadOf(request, fingerprint)
+  // To whoever listens for its data already, it would go before it could be read and put back.
+  const isRead = request.readableDidRead || request.readableFlowing === true
+  if (!isRead) return readAheadOf(request, fingerprint)
   if (fingerprint === 'raw') return { body: undefined, rawDigest: receivedDigest(request) }
   if (request.body === undefined)
     throw new FingerprintError(

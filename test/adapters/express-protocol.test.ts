@@ -266,6 +266,36 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › fingerprint', (version)
     expect(await send('/', { key: other, body: 'another', headers: text })).toMatchObject({ status: 422 })
   })
 
+  it('compares nothing that somebody else has begun to read: it answers 500, and runs nothing', async () => {
+    for (const fingerprint of ['body', 'raw'] as const) {
+      let effects = 0
+      const { send } = await anExpress(
+        version,
+        (app, once) => {
+          app.use(
+            (req, _res, next) => {
+              req.on('data', () => {})
+              next()
+            },
+            once({ fingerprint }),
+            express.json(),
+          )
+          app.post('/', (_req, res) => {
+            effects += 1
+            res.end()
+          })
+        },
+        { parses: false },
+      )
+      for (const text of ['short', 'long'.repeat(50_000)])
+        expect(await send('/', { key: aKey(), body: { text } })).toMatchObject({
+          status: 500,
+          code: 'IDEMPOTENCY_FINGERPRINT_FAILED',
+        })
+      expect(effects).toBe(0)
+    }
+  })
+
   it('reads ahead for those that read text, too', async () => {
     const { send } = await anExpress(
       version,
