@@ -2,7 +2,10 @@ import { promisify } from 'node:util'
 import { brotliDecompress, gunzip, inflate } from 'node:zlib'
 import type { GivenAnswer } from './given-answer.js'
 
-const DECODERS: Readonly<Record<string, (bytes: Uint8Array) => Promise<Buffer>>> = {
+/** What a decoded replay may take of the memory: a few kept bytes can stand for a thousand times as many. */
+const LIMIT = { maxOutputLength: 32 * 1024 * 1024 }
+
+const DECODERS: Readonly<Record<string, (bytes: Uint8Array, limit: typeof LIMIT) => Promise<Buffer>>> = {
   gzip: promisify(gunzip),
   'x-gzip': promisify(gunzip),
   deflate: promisify(inflate),
@@ -23,9 +26,9 @@ export function readableBy(
   const decode = DECODERS[coding.toLowerCase()]
   if (decode === undefined) return answer
   const headers = answer.headers.filter(([name]) => name !== 'content-encoding')
-  return decode(answer.body).then(
+  return decode(answer.body, LIMIT).then(
     (body) => ({ ...answer, headers, body }),
-    // It is not what it says it is. The first client got it too.
+    // It is not what it says it is, or too long. The first client got it too.
     () => answer,
   )
 }

@@ -639,6 +639,19 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › beside other middleware
     }
   })
 
+  it('replays as it was kept what would take more memory than it should, decoded', async () => {
+    const kept = gzipSync(Buffer.alloc(33 * 1024 * 1024))
+    const { send } = await anExpress(version, (app, once) => {
+      app.post('/', once(), (_req, res) => void res.set('content-encoding', 'gzip').send(kept))
+    })
+    const key = aKey()
+    for (const isReplay of [false, true]) {
+      const answer = await send('/', { key })
+      expect(answer).toMatchObject({ isReplay, headers: { 'content-encoding': 'gzip' } })
+      expect(answer.bytes.equals(kept)).toBe(true)
+    }
+  })
+
   it.each(['before', 'after'])('keeps what wraps the response %s it, and its headers', async (order) => {
     const { send } = await anExpress(version, (app, once) => {
       const wraps = (_req: Request, res: Response, next: NextFunction): void => {
