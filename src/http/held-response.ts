@@ -262,10 +262,17 @@ class Hold implements HeldResponse {
     const isTooLong = body !== undefined && body.byteLength > this.#options.maxBodyBytes
     return {
       status,
-      headers: headers as AnswerHeaders,
+      headers: { ...this.#takenAway(headers), ...(headers as AnswerHeaders) },
       body: isTooLong ? 'too-long' : body,
       isText: false,
     }
+  }
+
+  /** What was there before the handler, and is not any more: without a value, so that no replay has it either. */
+  #takenAway(headers: OutgoingHttpHeaders): AnswerHeaders {
+    const { earlierHeaders = {} } = this.#options
+    const names = Object.keys(earlierHeaders).filter((name) => headers[name] === undefined)
+    return Object.fromEntries(names.map((name) => [name, []]))
   }
 
   #body(): Buffer {

@@ -639,6 +639,25 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › beside other middleware
     }
   })
 
+  it('replays without the headers that the handler has taken away from those before it', async () => {
+    const { send } = await anExpress(version, (app, once) => {
+      app.use((_req, res, next) => {
+        res.set({ 'x-frame-options': 'DENY', 'x-other': 'stays' })
+        next()
+      })
+      app.post('/', once(), (_req, res) => {
+        res.removeHeader('x-frame-options')
+        res.json({ a: 1 })
+      })
+    })
+    const key = aKey()
+    for (const isReplay of [false, true]) {
+      const answer = await send('/', { key })
+      expect(answer).toMatchObject({ isReplay, headers: { 'x-other': 'stays' } })
+      expect(answer.headers).not.toHaveProperty('x-frame-options')
+    }
+  })
+
   it('replays as it was kept what would take more memory than it should, decoded', async () => {
     const kept = gzipSync(Buffer.alloc(33 * 1024 * 1024))
     const { send } = await anExpress(version, (app, once) => {
