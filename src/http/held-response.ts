@@ -342,7 +342,13 @@ class Hold implements HeldResponse {
     )
     if (this.#hasEnded || this.#mutes) return
     // What the handler still writes belongs to an answer that nobody gets.
-    Object.assign(res, { write: () => true, end: () => res })
+    Object.assign(res, {
+      write: swallow,
+      end: (...given: unknown[]) => {
+        callBack(given)
+        return res
+      },
+    })
   }
 
   /** From here on the response is what it was, for whoever has not wrapped it meanwhile. */
@@ -370,7 +376,9 @@ class Hold implements HeldResponse {
     const { ignored } = this.#options
     let isIgnored = false
     const nothing = (): ServerResponse => res
-    const end = (chunk?: unknown, encoding?: unknown): ServerResponse => {
+    const end = (...given: unknown[]): ServerResponse => {
+      const [chunk, encoding] = given
+      callBack(given)
       if (isIgnored) return res
       isIgnored = true
       const isBody = typeof chunk === 'string' || chunk instanceof Uint8Array
@@ -385,7 +393,7 @@ class Hold implements HeldResponse {
       removeHeader: () => {},
       writeHead: nothing,
       flushHeaders: () => {},
-      write: () => true,
+      write: swallow,
       end,
     })
     Object.defineProperty(res, 'headersSent', { value: false, configurable: true, writable: true })
@@ -488,6 +496,18 @@ const HELD_METHODS = {
 }
 
 type Passed = (this: ServerResponse, ...values: unknown[]) => unknown
+
+/** Takes what nobody gets. */
+function swallow(...given: unknown[]): boolean {
+  callBack(given)
+  return true
+}
+
+/** Calls the callback among the arguments: whoever waits for it before it goes on would wait for ever. */
+function callBack(given: readonly unknown[]): void {
+  const done = given.find((argument) => typeof argument === 'function')
+  if (done !== undefined) process.nextTick(done as () => void)
+}
 
 function asEncoding(encoding: unknown): BufferEncoding | undefined {
   return typeof encoding === 'string' ? (encoding as BufferEncoding) : undefined

@@ -327,6 +327,19 @@ function transactions(version: ExpressVersion): void {
     expect(ignored(log)).toHaveLength(2)
   })
 
+  it('lets a handler go on that waits for what it writes afterwards', async () => {
+    let ended = 0
+    const { send } = await aBank(async (req, res) => {
+      await req.idempotency.transaction(async () => ({ done: true }))
+      await new Promise<void>((resolve) => res.write('more', () => resolve()))
+      await new Promise<void>((resolve) => res.end('more', () => resolve()))
+      ended += 1
+    })
+    for (const given of [{ key: aKey() }, {}])
+      expect((await send('/', given)).bytes).toEqual(Buffer.from('{"done":true}'))
+    await expect.poll(() => ended).toBe(2)
+  })
+
   it('refuses to be called a second time after it committed, or inside of itself', async () => {
     const refused: unknown[] = []
     const { send } = await aBank(async (req, res) => {
