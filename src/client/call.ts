@@ -119,7 +119,9 @@ async function preparedInit(
       ? { ...init, body: body.pipeThrough(new TransformStream(), { signal }) }
       : init,
   )
-  const { headers, referrer, referrerPolicy } = whole
+  const { headers } = whole
+  // A request that is made of another one and of options forgets what that one said of its referrer (fetch standard, 5.4).
+  const { referrer, referrerPolicy } = input instanceof Request ? input : whole
   const blob = body instanceof Blob ? body : await whole.blob()
   // An empty body is one, too: without it, a request as the input would be taken for one that was used before.
   return { referrer, referrerPolicy, ...init, headers, body: blob === body || whole.bodyUsed ? blob : null }
