@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { FingerprintError } from '../contract/errors.js'
+import { asParsed, digestOf } from '../http/compared-body.js'
 import type { IncomingOperation } from '../http/http-options.js'
 import { hasBody, readAhead } from '../http/read-ahead.js'
 import type { ExpressRequest } from './express-types.js'
@@ -67,23 +67,9 @@ async function readAheadOf(
 ): Promise<ComparedBody | undefined> {
   const bytes = await readAhead(request, MAX_READ_AHEAD_BYTES)
   if (bytes === undefined) return undefined
-  return fingerprint === 'raw'
-    ? { body: undefined, rawDigest: digestOf(bytes) }
-    : { body: parsed(bytes, request), rawDigest: undefined }
-}
-
-/** A body as a parser that comes later will see it, where it is JSON, so that the order of fields does not matter. */
-function parsed(bytes: Buffer, { headers }: ExpressRequest): unknown {
-  const isJson = /^application\/(?:[^;]*\+)?json\s*(?:;|$)/i.test(headers['content-type'] ?? '')
-  if (!isJson || headers['content-encoding'] !== undefined) return bytes
-  try {
-    return JSON.parse(bytes.toString()) as unknown
-  } catch {
-    // It is for the parser to refuse this.
-    return bytes
-  }
-}
-
-function digestOf(bytes: Uint8Array): Uint8Array {
-  return createHash('sha256').update(bytes).digest()
+  if (fingerprint === 'raw') return { body: undefined, rawDigest: digestOf(bytes) }
+  const { headers } = request
+  // Compressed, it is no JSON yet.
+  const type = headers['content-encoding'] === undefined ? headers['content-type'] : undefined
+  return { body: asParsed(bytes, type, () => bytes.toString()), rawDigest: undefined }
 }

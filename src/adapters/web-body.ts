@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto'
 import { FingerprintError, RequestTooLargeError } from '../contract/errors.js'
+import { asParsed } from '../http/compared-body.js'
 
 /** What reading a web stream up to a limit gave: all of it, or the same bytes as a stream that goes on. */
 export type ReadWebBody =
@@ -86,20 +86,5 @@ export function presentBody(body: RequestBody): Uint8Array | undefined {
 
 /** A body as it is compared: JSON as a handler that asks for JSON sees it, and anything else byte for byte. */
 export function comparedBody(bytes: Uint8Array | undefined, contentType: string | null): unknown {
-  if (bytes === undefined || !isJson(contentType)) return bytes
-  try {
-    return JSON.parse(new TextDecoder().decode(bytes)) as unknown
-  } catch {
-    // It is for the handler to refuse this.
-    return bytes
-  }
-}
-
-/** SHA-256 of the received bytes. */
-export function digestOf(bytes: Uint8Array): Uint8Array {
-  return createHash('sha256').update(bytes).digest()
-}
-
-function isJson(contentType: string | null): boolean {
-  return contentType !== null && /^application\/(?:[^;]*\+)?json\s*(?:;|$)/i.test(contentType)
+  return bytes && asParsed(bytes, contentType, () => new TextDecoder().decode(bytes))
 }

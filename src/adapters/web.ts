@@ -1,11 +1,12 @@
 import { OptionsError, saysNothingHappened } from '../contract/errors.js'
 import { type Admission, admit, type Guard, keyOf } from '../http/admission.js'
+import { digestOf } from '../http/compared-body.js'
 import { logEvent } from '../http/event-log.js'
 import type { CapturedAnswer, Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
 import type { HeaderLines } from '../http/key-header.js'
 import type { Idempotency } from '../index.js'
-import { comparedBody, digestOf, presentBody, type RequestBody, readRequestBody } from './web-body.js'
+import { comparedBody, presentBody, type RequestBody, readRequestBody } from './web-body.js'
 import {
   createWebEngine,
   type OfCall,
