@@ -1,7 +1,7 @@
 import type { ClaimRequest } from '../contract/store.js'
 import type { TableNames } from './postgres-names.js'
 import { bucketOf, foundText, ms } from './postgres-record.js'
-import { BATCH_LOCK_TIMEOUT_MS, PLANNED_FOR_GROWTH } from './postgres-steps.js'
+import { BATCH_LOCK_TIMEOUT_MS, batchText, PLANNED_FOR_GROWTH } from './postgres-steps.js'
 
 /** Columns that begin anew when an id is claimed again after its record has expired. */
 const BEGUN_ANEW = [
@@ -97,7 +97,7 @@ export function claimValues(request: ClaimRequest): unknown[] {
 /** The values of several claims, in the order of the arguments of `claimsFunction`. They may be lost if each of them may. */
 export function claimsValues(requests: readonly ClaimRequest[]): unknown[] {
   const claims = requests.map(({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) => ({
-    i: id,
+    id,
     t: token,
     f: fingerprint,
     l: leaseMs,
@@ -108,18 +108,16 @@ export function claimsValues(requests: readonly ClaimRequest[]): unknown[] {
     n: meta.route,
     a: meta.firstSeenAt,
   }))
-  claims.sort((one, other) => (one.i < other.i ? -1 : 1))
-  return [JSON.stringify(claims), requests.length, requests.every(({ mayBeLost }) => mayBeLost)]
+  return [batchText(claims), requests.length, requests.every(({ mayBeLost }) => mayBeLost)]
 }
 
 /**
- * The function that makes several claims, each as `claimFunction` does. They come as a JSON text, since that is a value that
- * every client hands on alike, in the order of their ids, so that two batches never wait for each other. New records are
+ * The function that makes several claims, each as `claimFunction` does. They come as a `batchText`. New records are
  * one insert; a claim that finds a record is made by itself. It gives a row for each token.
  */
 export function claimsFunction({ table, claim, claims }: TableNames): string {
   const asked = `json_to_recordset(p_claims::json) as c(
-    i text, t text, f text, l float8, r float8, o boolean, s text, k text, n text, a float8
+    id text, t text, f text, l float8, r float8, o boolean, s text, k text, n text, a float8
   )`
   return `
 create or replace function ${claims}(
@@ -138,7 +136,7 @@ begin
     insert into ${table}
       (id, token, fingerprint, lease_until, expires_at, expiry_bucket, scope, key, route, first_seen_at, status, fence)
     select
-      i, t, f, clock_timestamp() + ${ms('l')}, clock_timestamp() + ${ms('greatest(l, r)')},
+      id, t, f, clock_timestamp() + ${ms('l')}, clock_timestamp() + ${ms('greatest(l, r)')},
       ${bucketOf(`clock_timestamp() + ${ms('greatest(l, r)')}`)}, s, k, n, a::bigint, 'running', 1
     from ${asked}
     on conflict do nothing
@@ -149,7 +147,7 @@ begin
   if p_count > coalesce(cardinality(granted), 0) then
     return query
     select c.t, found.*
-    from ${asked}, lateral ${claim}(c.i, c.t, c.f, c.l, c.r, c.o, c.s, c.k, c.n, c.a, p_may_be_lost) found
+    from ${asked}, lateral ${claim}(c.id, c.t, c.f, c.l, c.r, c.o, c.s, c.k, c.n, c.a, p_may_be_lost) found
     where granted is null or c.t <> all (granted);
   end if;
 end

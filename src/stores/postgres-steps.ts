@@ -127,19 +127,27 @@ export function stepsText(name: StepName, { steps }: Pick<TableNames, 'steps'>):
   return `select place from ${steps[name].many}($1::text)`
 }
 
-/** Several steps as a JSON text, in the order of their ids, so that two batches never wait for each other. */
+/** The value of `stepsText`. */
 export function stepsValue(name: StepName, steps: readonly HolderStep[]): string {
   const { takes } = STEPS[name] as StepFunction
-  const rows = steps.map(({ id, token, values }, place) => {
-    const row: { [name: string]: string | number | null; id: string } = { p: place, id, token }
-    for (const [index, [argument]] of takes.entries()) {
-      const value = values[index] ?? null
-      row[argument] = Buffer.isBuffer(value) ? value.toString('hex') : value
-    }
-    return row
-  })
-  rows.sort((one, other) => (one.id < other.id ? -1 : 1))
-  return JSON.stringify(rows)
+  return batchText(
+    steps.map(({ id, token, values }, place) => {
+      const row: { [name: string]: string | number | null; id: string } = { p: place, id, token }
+      for (const [index, [argument]] of takes.entries()) {
+        const value = values[index] ?? null
+        row[argument] = Buffer.isBuffer(value) ? value.toString('hex') : value
+      }
+      return row
+    }),
+  )
+}
+
+/**
+ * What a batch is about, as a JSON text, since that is a value that every client hands on alike; in the order of the ids, so
+ * that two batches never wait for each other in a circle.
+ */
+export function batchText(rows: readonly { readonly id: string }[]): string {
+  return JSON.stringify(rows.toSorted((one, other) => (one.id < other.id ? -1 : 1)))
 }
 
 const STEP_NAMES = Object.keys(STEPS) as StepName[]
