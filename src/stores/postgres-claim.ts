@@ -25,12 +25,14 @@ const CLAIM_ATTEMPTS = 10
  * A new record costs one insert; a record that only answers is read without a lock and without a write.
  */
 export function claimFunction({ table, claim }: TableNames): string {
-  const isLive = 'r.expires_at > clock_timestamp()'
+  const isLiveAt = (now: string): string => `r.expires_at > ${now}`
+  const isLive = isLiveAt('clock_timestamp()')
   /** Whether the claim that is asked for may have the record: it holds it already, or it may take it over. */
-  const isOurs = `(
+  const isOursAt = (now: string): string => `(
     r.format = 1 and r.status = 'running'
-    and (r.token = p_token or (p_take_over and r.lease_until <= clock_timestamp() and r.fingerprint = p_fingerprint))
+    and (r.token = p_token or (p_take_over and r.lease_until <= ${now} and r.fingerprint = p_fingerprint))
   )`
+  const isOurs = isOursAt('clock_timestamp()')
   const anew = BEGUN_ANEW.map(
     (column) => `${column} = case when ${isLive} then r.${column} else ${anewValue(column)} end`,
   )
@@ -45,6 +47,7 @@ declare
   lease interval := p_lease_ms * interval '1 millisecond';
   remembered interval := greatest(p_lease_ms, p_ttl_ms) * interval '1 millisecond';
   setting text;
+  looked_at timestamptz;
   r ${table}%rowtype;
 begin
   if p_may_be_lost then
@@ -65,8 +68,10 @@ begin
     end if;
     select * into r from ${table} t where t.id = p_id;
     continue when not found;
-    if ${isLive} and not ${isOurs} then
-      existing := ${foundText('r')};
+    -- One look at the clock: by two, a lease that lapses in between is neither taken over nor running.
+    looked_at := clock_timestamp();
+    if ${isLiveAt('looked_at')} and not ${isOursAt('looked_at')} then
+      existing := ${foundText('r', 'looked_at')};
       body := r.body;
       return;
     end if;

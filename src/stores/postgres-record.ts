@@ -20,10 +20,12 @@ export function ms(milliseconds: string): string {
   return `${milliseconds}::float8 * interval '1 millisecond'`
 }
 
-/** What a statement says about a record that is there, but for its body: JSON, since each column of a row has its cost. */
-export function foundText(row: string): string {
-  const msUntil = (at: string): string =>
-    `extract(epoch from ${row}.${at} - clock_timestamp())::float8 * 1000`
+/**
+ * What a statement says about a record that is there, but for its body: JSON, since each column of a row has its cost. `now`
+ * is the time by which whoever asks has looked at it.
+ */
+export function foundText(row: string, now = 'clock_timestamp()'): string {
+  const msUntil = (at: string): string => `extract(epoch from ${row}.${at} - ${now})::float8 * 1000`
   return `json_build_object(
   'format', ${row}.format, 'status', ${row}.status, 'fingerprint', ${row}.fingerprint, 'fence', ${row}.fence,
   'key', ${row}.key, 'route', ${row}.route, 'scope', ${row}.scope, 'firstSeenAt', ${row}.first_seen_at,

@@ -122,6 +122,31 @@ describeWith(['postgres'], 'postgresStore', () => {
   })
 })
 
+describeWith(['postgres'], 'postgresStore, by a clock that goes on while it looks', () => {
+  it('either takes a claim over or says that it is running', async () => {
+    const schema = `clock_${randomUUID().slice(0, 8)}`
+    await pool.query(`
+      create schema ${schema};
+      create sequence ${schema}.looks;
+      create function ${schema}.clock_timestamp() returns timestamptz language sql volatile as
+        $$ select pg_catalog.clock_timestamp() + nextval('${schema}.looks') * interval '1 second' $$;
+    `)
+    const options = `-c search_path=${schema},public,pg_catalog`
+    const ticking = new Pool({ connectionString: postgresUrl, max: 1, options })
+    const store = postgresStore(ticking)
+    await store.migrate()
+    for (let leaseMs = 10_000; leaseMs < 40_000; leaseMs += 1000) {
+      const { id } = aClaim()
+      await store.claim(aClaim({ id, leaseMs }))
+      const statuses: string[] = []
+      while (statuses.at(-1) !== 'acquired' && statuses.length < 20)
+        statuses.push((await store.claim(aClaim({ id, takeOver: true }))).status)
+      expect(statuses).toEqual([...statuses.slice(0, -1).map(() => 'running'), 'acquired'])
+    }
+    await ticking.end()
+  })
+})
+
 describeWith(['postgres'], 'postgresStore in a database whose transactions are serializable', () => {
   it.each(storeContract)('$name', async ({ run }) => {
     const strict = new Pool({
