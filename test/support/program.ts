@@ -21,6 +21,8 @@ export interface ProgramOptions {
   readonly cwd?: string
   /** Whether it answers by now. */
   readonly isReady: () => Promise<boolean>
+  /** @default 30 seconds */
+  readonly readyWithinMs?: number
 }
 
 const READY_WITHIN_MS = 30_000
@@ -63,7 +65,7 @@ export async function startProgram(options: ProgramOptions): Promise<RunningProg
   const kill = (): void => signalGroup('SIGKILL')
   process.once('exit', kill)
 
-  if (!(await becomesReady(options.isReady, () => hasEnded(child)))) {
+  if (!(await becomesReady(options.isReady, () => hasEnded(child), options.readyWithinMs))) {
     kill()
     throw new Error(`${file} did not start: ${output}`)
   }
@@ -84,8 +86,9 @@ export async function startProgram(options: ProgramOptions): Promise<RunningProg
 export async function becomesReady(
   isReady: ProgramOptions['isReady'],
   hasEnded: () => boolean = () => false,
+  readyWithinMs = READY_WITHIN_MS,
 ): Promise<boolean> {
-  const givesUpAt = Date.now() + READY_WITHIN_MS
+  const givesUpAt = Date.now() + readyWithinMs
   while (!(await isReady().catch(() => false))) {
     if (hasEnded() || Date.now() > givesUpAt) return false
     await new Promise((resolve) => setTimeout(resolve, 20))

@@ -1,20 +1,24 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
-import { describe, inject } from 'vitest'
+import { beforeAll, describe, inject } from 'vitest'
+import { askForBroker, type BrokerName, isBroker, offerBrokers } from './brokers.js'
 import { hasDocker } from './container.js'
+import { downloadKafka, findJava, findKafka, findMaven } from './kafka-server.js'
 import { findPgBouncer } from './pgbouncer.js'
 import { findPostgres, startPostgresServer } from './postgres-server.js'
 import { findProgram } from './program.js'
 import { findRedis, startRedisServer } from './redis-server.js'
 
 /** The services that tests talk to, and the programs of the machine that they run. */
-export type ServiceName = 'redis' | 'redis-topologies' | 'postgres' | 'pgbouncer' | 'curl'
+export type ServiceName = 'redis' | 'redis-topologies' | 'postgres' | 'pgbouncer' | 'curl' | BrokerName
 
 /** Which services there are, and where the shared ones are. Tests share a server where they need nothing of it but room. */
 export interface Services {
   readonly available: readonly ServiceName[]
   readonly redisUrl: string
   readonly postgresUrl: string
+  /** Where brokers are started on demand: `describeWith` asks there for those that its tests need. */
+  readonly brokersAt: string
 }
 
 declare module 'vitest' {
@@ -23,60 +27,97 @@ declare module 'vitest' {
   }
 }
 
-/** A group of tests that needs services. It is skipped, by their names, where they cannot be had. */
+/** How long a broker may take to start beside other work. */
+const BROKER_STARTS_WITHIN_MS = 180_000
+
+/**
+ * A group of tests that needs services. It is skipped, by their names, where they cannot be had. The brokers among them are
+ * started before its first test, if no group has needed them before: `brokerUrl` says where they are.
+ */
 export function describeWith(needed: readonly ServiceName[], name: string, define: () => void): void {
-  const { available } = inject('services')
+  const { available, brokersAt } = inject('services')
   const missing = needed.filter((service) => !available.includes(service))
+  const startBrokers = async (): Promise<void> => {
+    for (const broker of needed.filter(isBroker))
+      brokerUrls.set(broker, await askForBroker(brokersAt, broker))
+  }
   describe.runIf(missing.length === 0)(
     missing.length === 0 ? name : `${name} (no ${missing.join(', ')})`,
-    define,
+    () => {
+      if (needed.some(isBroker)) beforeAll(startBrokers, BROKER_STARTS_WITHIN_MS)
+      define()
+    },
   )
+}
+
+const brokerUrls = new Map<BrokerName, string>()
+
+/** Where a broker is, for the hooks and tests of a group that needs it: of Kafka, hosts and ports with commas between. */
+export function brokerUrl(name: BrokerName): string {
+  const url = brokerUrls.get(name)
+  if (url === undefined) throw new Error(`No group of tests that is running needs ${name}`)
+  return url
 }
 
 interface Recipe {
   readonly isThere: () => boolean
-  readonly debianPackage: string
+  /** The packages of a Debian system that it takes, without those that are there in another way. */
+  readonly debianPackages: () => readonly string[]
+  /** Fetches what no package has. */
+  readonly download?: () => void
   readonly remedy: string
 }
 
 const RECIPES: Readonly<Record<ServiceName, Recipe>> = {
   redis: {
     isThere: () => process.env.REDIS_URL !== undefined || findRedis() !== undefined || hasDocker(),
-    debianPackage: 'redis-server',
+    debianPackages: () => ['redis-server'],
     remedy: 'set REDIS_URL, or install Docker or redis-server',
   },
   // Replicas, Sentinels and clusters: servers that find each other by their ports, so programs of this machine.
   'redis-topologies': {
     isThere: () => findRedis() !== undefined,
-    debianPackage: 'redis-server',
+    debianPackages: () => ['redis-server'],
     remedy: 'install redis-server',
   },
   postgres: {
     isThere: () => process.env.DATABASE_URL !== undefined || findPostgres() !== undefined || hasDocker(),
-    debianPackage: 'postgresql',
+    debianPackages: () => ['postgresql'],
     remedy: 'set DATABASE_URL, or install Docker or Postgres',
   },
   pgbouncer: {
     isThere: () => findPgBouncer() !== undefined,
-    debianPackage: 'pgbouncer',
+    debianPackages: () => ['pgbouncer'],
     remedy: 'install pgbouncer',
   },
   curl: {
     isThere: () => findProgram('curl') !== undefined,
-    debianPackage: 'curl',
+    debianPackages: () => ['curl'],
     remedy: 'install curl',
+  },
+  kafka: {
+    isThere: () => process.env.KAFKA_BROKERS !== undefined || findKafka() !== undefined || hasDocker(),
+    debianPackages: () => [
+      ...(findJava() === undefined ? ['default-jre-headless'] : []),
+      ...(findMaven() === undefined ? ['maven'] : []),
+    ],
+    download: downloadKafka,
+    remedy: 'set KAFKA_BROKERS, or install Docker, or Java 17 and Maven',
   },
 }
 
 /**
- * Finds every service, installs what is missing where that is possible, and starts the shared servers.
+ * Finds every service, installs what is missing where that is possible, and starts the shared servers. Brokers wait until
+ * tests need them: a JVM and an Erlang machine are too much for a run of a single file.
  *
  * @throws when a service that `REQUIRE_SERVICES` (names with commas between) lists cannot be had.
  */
 export async function startServices(): Promise<Services & { stop(): Promise<void> }> {
   const names = Object.keys(RECIPES) as ServiceName[]
   const missing = names.filter((name) => !RECIPES[name].isThere())
-  if (missing.length > 0) install([...new Set(missing.map((name) => RECIPES[name].debianPackage))])
+  const packages = new Set(missing.flatMap((name) => RECIPES[name].debianPackages()))
+  if (packages.size > 0) install([...packages])
+  for (const name of missing) RECIPES[name].download?.()
   const available = names.filter((name) => RECIPES[name].isThere())
   for (const name of names.filter((one) => !available.includes(one))) report(name)
 
@@ -86,11 +127,14 @@ export async function startServices(): Promise<Services & { stop(): Promise<void
   const postgres = available.includes('postgres')
     ? await sharedServer(process.env.DATABASE_URL, startPostgresServer)
     : undefined
+  const brokers = await offerBrokers()
   return {
     available,
     redisUrl: redis?.url ?? '',
     postgresUrl: postgres?.url ?? '',
+    brokersAt: brokers.at,
     async stop() {
+      await brokers.stop()
       await redis?.stop()
       await postgres?.stop()
     },
