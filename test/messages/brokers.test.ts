@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto'
+import { jetstream, jetstreamManager } from '@nats-io/jetstream'
+import { connect as connectToNats } from '@nats-io/transport-node'
 import { Kafka, logLevel } from 'kafkajs'
 import { expect, it } from 'vitest'
 import { gate } from '../support/gate.js'
@@ -32,5 +34,25 @@ describeWith(['kafka'], 'Kafka', () => {
     await arrived
     await consumer.disconnect()
     expect(received).toEqual([['o-1', 'paid']])
+  })
+})
+
+describeWith(['nats'], 'NATS', () => {
+  it('takes a message and gives it to a consumer of its stream', async () => {
+    const name = `orders-${randomUUID()}`
+    const connection = await connectToNats({ servers: brokerUrl('nats') })
+    const manager = await jetstreamManager(connection)
+    await manager.streams.add({ name, subjects: [`${name}.*`] })
+    await manager.consumers.add(name, { durable_name: 'billing', ack_policy: 'explicit' })
+
+    const stream = jetstream(connection)
+    await stream.publish(`${name}.paid`, 'o-1')
+    const consumer = await stream.consumers.get(name, 'billing')
+    const message = await consumer.next()
+    expect([message?.subject, message?.string()]).toEqual([`${name}.paid`, 'o-1'])
+    expect(await message?.ackAck()).toBe(true)
+
+    await manager.streams.delete(name)
+    await connection.close()
   })
 })

@@ -1,8 +1,9 @@
 import { createServer, type RequestListener } from 'node:http'
 import { startKafkaServer } from './kafka-server.js'
+import { startNatsServer } from './nats-server.js'
 
 /** A message broker that tests share. */
-export type BrokerName = 'kafka'
+export type BrokerName = 'kafka' | 'nats'
 
 interface RunningBroker {
   readonly url: string
@@ -10,13 +11,13 @@ interface RunningBroker {
 }
 
 const BROKERS: Readonly<Record<BrokerName, () => Promise<RunningBroker>>> = {
-  kafka: () =>
-    process.env.KAFKA_BROKERS !== undefined ? given(process.env.KAFKA_BROKERS) : startKafkaServer(),
+  kafka: () => givenOr(process.env.KAFKA_BROKERS, startKafkaServer),
+  nats: () => givenOr(process.env.NATS_URL, startNatsServer),
 }
 
-/** A broker that somebody gave us is not ours to stop. */
-async function given(url: string): Promise<RunningBroker> {
-  return { url, stop: async () => {} }
+async function givenOr(url: string | undefined, start: () => Promise<RunningBroker>): Promise<RunningBroker> {
+  // A broker that somebody gave us is not ours to stop.
+  return url === undefined ? start() : { url, stop: async () => {} }
 }
 
 /** Whether a name of a service is a broker's. */

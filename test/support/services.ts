@@ -4,6 +4,7 @@ import { beforeAll, describe, inject } from 'vitest'
 import { askForBroker, type BrokerName, isBroker, offerBrokers } from './brokers.js'
 import { hasDocker } from './container.js'
 import { downloadKafka, findJava, findKafka, findMaven } from './kafka-server.js'
+import { findNats } from './nats-server.js'
 import { findPgBouncer } from './pgbouncer.js'
 import { findPostgres, startPostgresServer } from './postgres-server.js'
 import { findProgram } from './program.js'
@@ -103,6 +104,11 @@ const RECIPES: Readonly<Record<ServiceName, Recipe>> = {
     ],
     download: downloadKafka,
     remedy: 'set KAFKA_BROKERS, or install Docker, or Java 17 and Maven',
+  },
+  nats: {
+    isThere: () => process.env.NATS_URL !== undefined || findNats() !== undefined || hasDocker(),
+    debianPackages: () => ['nats-server'],
+    remedy: 'set NATS_URL, or install Docker or nats-server',
   },
 }
 
