@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { jetstream, jetstreamManager } from '@nats-io/jetstream'
 import { connect as connectToNats } from '@nats-io/transport-node'
+import { connect as connectToRabbitMq } from 'amqplib'
 import { Kafka, logLevel } from 'kafkajs'
 import { expect, it } from 'vitest'
 import { gate } from '../support/gate.js'
@@ -34,6 +35,31 @@ describeWith(['kafka'], 'Kafka', () => {
     await arrived
     await consumer.disconnect()
     expect(received).toEqual([['o-1', 'paid']])
+  })
+})
+
+describeWith(['rabbitmq'], 'RabbitMQ', () => {
+  it('takes a message and gives it to a consumer of its queue', async () => {
+    const queue = `orders-${randomUUID()}`
+    const connection = await connectToRabbitMq(brokerUrl('rabbitmq'))
+    const channel = await connection.createConfirmChannel()
+    await channel.assertQueue(queue, { durable: true })
+    channel.sendToQueue(queue, Buffer.from('paid'), { messageId: 'o-1', persistent: true })
+    await channel.waitForConfirms()
+
+    const received: unknown[] = []
+    const { opened: arrived, open } = gate()
+    await channel.consume(queue, (message) => {
+      if (message === null) return
+      received.push([message.properties.messageId, message.content.toString()])
+      channel.ack(message)
+      open()
+    })
+    await arrived
+    expect(received).toEqual([['o-1', 'paid']])
+
+    await channel.deleteQueue(queue)
+    await connection.close()
   })
 })
 

@@ -1,9 +1,10 @@
 import { createServer, type RequestListener } from 'node:http'
 import { startKafkaServer } from './kafka-server.js'
 import { startNatsServer } from './nats-server.js'
+import { startRabbitMqServer } from './rabbitmq-server.js'
 
 /** A message broker that tests share. */
-export type BrokerName = 'kafka' | 'nats'
+export type BrokerName = 'kafka' | 'rabbitmq' | 'nats'
 
 interface RunningBroker {
   readonly url: string
@@ -12,6 +13,7 @@ interface RunningBroker {
 
 const BROKERS: Readonly<Record<BrokerName, () => Promise<RunningBroker>>> = {
   kafka: () => givenOr(process.env.KAFKA_BROKERS, startKafkaServer),
+  rabbitmq: () => givenOr(process.env.AMQP_URL, startRabbitMqServer),
   nats: () => givenOr(process.env.NATS_URL, startNatsServer),
 }
 

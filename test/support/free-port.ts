@@ -23,7 +23,7 @@ export async function onFreePorts<T>(count: number, start: (...ports: number[]) 
     try {
       return await start(...ports)
     } catch (error) {
-      if (attempt === MOST_ATTEMPTS || !/in use/i.test(String(error))) throw error
+      if (attempt === MOST_ATTEMPTS || !/in ?use/i.test(String(error))) throw error
     }
   }
 }

@@ -19,6 +19,8 @@ export interface ProgramOptions {
   readonly uid?: number
   readonly gid?: number
   readonly cwd?: string
+  /** All of its environment. @default that of this process */
+  readonly env?: NodeJS.ProcessEnv
   /** Whether it answers by now. */
   readonly isReady: () => Promise<boolean>
   /** @default 30 seconds */
@@ -33,13 +35,14 @@ const READY_WITHIN_MS = 30_000
  * @throws when it ends or is not ready in time, with what it wrote.
  */
 export async function startProgram(options: ProgramOptions): Promise<RunningProgram> {
-  const { file, args, uid, gid, cwd } = options
+  const { file, args, uid, gid, cwd, env } = options
   const child = spawn(file, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
     ...(uid !== undefined && { uid }),
     ...(gid !== undefined && { gid }),
     ...(cwd !== undefined && { cwd }),
+    ...(env !== undefined && { env }),
   })
   let output = ''
   for (const stream of [child.stdout, child.stderr])

@@ -8,6 +8,7 @@ import { findNats } from './nats-server.js'
 import { findPgBouncer } from './pgbouncer.js'
 import { findPostgres, startPostgresServer } from './postgres-server.js'
 import { findProgram } from './program.js'
+import { findRabbitMq } from './rabbitmq-server.js'
 import { findRedis, startRedisServer } from './redis-server.js'
 
 /** The services that tests talk to, and the programs of the machine that they run. */
@@ -104,6 +105,11 @@ const RECIPES: Readonly<Record<ServiceName, Recipe>> = {
     ],
     download: downloadKafka,
     remedy: 'set KAFKA_BROKERS, or install Docker, or Java 17 and Maven',
+  },
+  rabbitmq: {
+    isThere: () => process.env.AMQP_URL !== undefined || findRabbitMq() !== undefined || hasDocker(),
+    debianPackages: () => ['rabbitmq-server'],
+    remedy: 'set AMQP_URL, or install Docker or rabbitmq-server',
   },
   nats: {
     isThere: () => process.env.NATS_URL !== undefined || findNats() !== undefined || hasDocker(),
