@@ -1,14 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import { jetstream, jetstreamManager } from '@nats-io/jetstream'
 import { connect as connectToNats } from '@nats-io/transport-node'
+import { Admin, Consumer, Producer, stringDeserializers, stringSerializers } from '@platformatic/kafka'
 import { connect as connectToRabbitMq } from 'amqplib'
 import { Kafka, logLevel } from 'kafkajs'
 import { expect, it } from 'vitest'
 import { gate } from '../support/gate.js'
 import { brokerUrl, describeWith } from '../support/services.js'
 
-describeWith(['kafka'], 'Kafka', () => {
-  it('takes a message and gives it to kafkajs', async () => {
+describeWith(['kafka'], 'Kafka for kafkajs', () => {
+  it('takes a message and gives it to a consumer of its group', async () => {
     const topic = `orders-${randomUUID()}`
     const kafka = new Kafka({ brokers: brokerUrl('kafka').split(','), logLevel: logLevel.NOTHING })
     const admin = kafka.admin()
@@ -34,6 +35,35 @@ describeWith(['kafka'], 'Kafka', () => {
     })
     await arrived
     await consumer.disconnect()
+    expect(received).toEqual([['o-1', 'paid']])
+  })
+})
+
+describeWith(['kafka'], 'Kafka for @platformatic/kafka', () => {
+  it('takes a message and gives it to a consumer of its group', async () => {
+    const topic = `orders-${randomUUID()}`
+    const options = { clientId: 'oncekey', bootstrapBrokers: brokerUrl('kafka').split(',') }
+    const admin = new Admin(options)
+    await admin.createTopics({ topics: [topic], partitions: 1, replicas: 1 })
+    await admin.close()
+
+    const producer = new Producer({ ...options, serializers: stringSerializers })
+    await producer.send({ messages: [{ topic, key: 'o-1', value: 'paid' }] })
+    await producer.close()
+
+    const consumer = new Consumer({
+      ...options,
+      groupId: `billing-${randomUUID()}`,
+      deserializers: stringDeserializers,
+    })
+    const stream = await consumer.consume({ topics: [topic], mode: 'earliest', autocommit: false })
+    const received: unknown[] = []
+    for await (const message of stream) {
+      received.push([message.key, message.value])
+      await message.commit()
+      break
+    }
+    await consumer.close(true)
     expect(received).toEqual([['o-1', 'paid']])
   })
 })

@@ -97,21 +97,29 @@ export function downloadKafka(): void {
   rmSync(folder, { recursive: true, force: true })
 }
 
-/** Starts Kafka as one node, broker and controller, on free ports of the loopback interface. Topics are made by hand. */
-export async function startKafkaServer(): Promise<KafkaServer> {
+/**
+ * Starts Kafka as one node, broker and controller, on free ports of the loopback interface. Topics are made by hand.
+ *
+ * After a crash the controller waits for the session of the broker that it knew, 9 seconds: a test that crashes it may set
+ * `broker.session.timeout.ms`.
+ */
+export function startKafkaServer(
+  options: { readonly settings?: Readonly<Record<string, string>> } = {},
+): Promise<KafkaServer> {
   const java = findKafka()
-  return onFreePorts(2, (port, controllerPort) =>
-    java === undefined
-      ? startKafkaContainer(port, controllerPort)
-      : startKafkaProgram(java, port, controllerPort),
-  )
+  return onFreePorts(2, (port, controllerPort) => {
+    const start = java === undefined ? startKafkaContainer : startKafkaProgram.bind(undefined, java)
+    return start(port, (host) => ({ ...settingsFor(host, port, controllerPort), ...options.settings }))
+  })
 }
 
-async function startKafkaProgram(java: string, port: number, controllerPort: number): Promise<KafkaServer> {
+type SettingsOn = (host: string) => Readonly<Record<string, string>>
+
+async function startKafkaProgram(java: string, port: number, settingsOn: SettingsOn): Promise<KafkaServer> {
   const url = `127.0.0.1:${port}`
   const folder = mkdtempSync(join(tmpdir(), 'oncekey-kafka-'))
   const config = join(folder, 'server.properties')
-  const settings = { ...settingsFor('127.0.0.1', port, controllerPort), 'log.dirs': join(folder, 'data') }
+  const settings = { ...settingsOn('127.0.0.1'), 'log.dirs': join(folder, 'data') }
   writeFileSync(config, propertiesOf(settings))
   const logging = join(folder, 'log4j2.properties')
   writeFileSync(logging, LOGGING)
@@ -156,15 +164,14 @@ async function startKafkaProgram(java: string, port: number, controllerPort: num
   }
 }
 
-async function startKafkaContainer(port: number, controllerPort: number): Promise<KafkaServer> {
+async function startKafkaContainer(port: number, settingsOn: SettingsOn): Promise<KafkaServer> {
   const url = `127.0.0.1:${port}`
-  const settings = settingsFor('0.0.0.0', port, controllerPort)
   const container = await startContainer({
     image: `apache/kafka:${KAFKA_VERSION}`,
     port,
     command: ['/etc/kafka/docker/run'],
     environment: Object.fromEntries(
-      Object.entries(settings).map(([name, value]) => [
+      Object.entries(settingsOn('0.0.0.0')).map(([name, value]) => [
         `KAFKA_${name.toUpperCase().replaceAll('.', '_')}`,
         value,
       ]),
