@@ -299,3 +299,74 @@ export class CommitUndecidedError extends IdempotencyError {
     super('IDEMPOTENCY_COMMIT_UNDECIDED', 'The answer to a commit was lost', options)
   }
 }
+
+/** Thrown by a message handler to say that no attempt will succeed: the message is given up at once. */
+export class MessageRejectedError extends IdempotencyError {
+  override readonly name = 'MessageRejectedError'
+  readonly statusCode = 422
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('IDEMPOTENCY_MESSAGE_REJECTED', message, options)
+  }
+}
+
+/** Whether an application has thrown a `MessageRejectedError`, of whichever copy of this library. */
+export function saysRejected(error: unknown): boolean {
+  return isIdempotencyError(error) && error.code === 'IDEMPOTENCY_MESSAGE_REJECTED'
+}
+
+/** A message was given up, and the order of its log forbids to go on without it. */
+export class MessageDeadError extends IdempotencyError {
+  override readonly name = 'MessageDeadError'
+  readonly statusCode = 409
+  override readonly retryable = true
+
+  constructor(
+    readonly source: string,
+    readonly key: string,
+  ) {
+    super(
+      'IDEMPOTENCY_MESSAGE_DEAD',
+      `The message "${key}" of "${source}" is dead, and blocks those behind it`,
+    )
+  }
+}
+
+/**
+ * A message is not of the log that the high watermark is of: its topic was made again, or reading began before the first
+ * message that was ever seen. Nothing was done, and nothing can be until somebody decides.
+ */
+export class LogReplacedError extends IdempotencyError {
+  override readonly name = 'LogReplacedError'
+  readonly statusCode = 409
+
+  constructor(
+    readonly topic: string,
+    readonly partition: number,
+    readonly offset: bigint,
+  ) {
+    super(
+      'IDEMPOTENCY_LOG_REPLACED',
+      `Offset ${offset} of ${topic}/${partition} is not of the log that its high watermark is of. Was the topic made again, or the group reset to before its first message? Then reset the source "${topic}" of this inbox`,
+    )
+  }
+}
+
+/** A batch of messages was not done to its end: those before `results.length` may be acknowledged, and no others. */
+export class BatchInterruptedError<Result = unknown> extends IdempotencyError {
+  override readonly name = 'BatchInterruptedError'
+  readonly statusCode = 503
+  override readonly retryable = true
+
+  constructor(
+    /** What became of the first messages of the batch, in their order. */
+    readonly results: readonly Result[],
+    options: ErrorOptions,
+  ) {
+    super(
+      'IDEMPOTENCY_BATCH_INTERRUPTED',
+      `The batch was interrupted after ${results.length} messages`,
+      options,
+    )
+  }
+}

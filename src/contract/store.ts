@@ -1,3 +1,5 @@
+import type { InboxTable } from './inbox.js'
+
 /** What is kept when an operation ends, and handed to every retry. */
 export interface Outcome {
   /** Whether the operation answered (`succeeded`) or threw (`failed`). Both are final. */
@@ -131,6 +133,16 @@ export type StatementValue = string | number | boolean | Buffer | null
 /** The rows that a statement gave: a list, or an object with one, as most clients have it. */
 export type StatementResult = readonly unknown[] | { readonly rows: readonly unknown[] }
 
+/** Which records an operator looks for. What is not said does not matter. */
+export interface ListQuery {
+  readonly status?: StoredRecord['status']
+  readonly route?: string
+  /** Only records whose first claim was made at least so many milliseconds ago. */
+  readonly olderThanMs?: number
+  /** At most so many. */
+  readonly limit?: number
+}
+
 /**
  * Where claims and outcomes live.
  *
@@ -214,8 +226,21 @@ export interface IdempotencyStore {
     ttlMs: number,
   ): Promise<boolean>
 
+  /** Where the same transactions keep which messages were processed. */
+  readonly inbox?: InboxTable
+
   /** Resolves when the record may have changed, or when `signal` aborts. Never rejects. */
   watch?(id: string, signal: AbortSignal): Promise<void>
+
+  /** Finds records for operators, in no certain order. One that changes meanwhile may be missed, and none comes twice. */
+  list?(query: ListQuery): AsyncIterable<StoredRecord>
+
+  /**
+   * Removes a record that has ended, or whose outcome is unknown.
+   *
+   * @returns `false` when there is none, or when it is running; nothing is written then.
+   */
+  remove?(id: string): Promise<boolean>
 
   /** Removes what has expired, in bounded batches. @returns how many records went. */
   sweep?(): Promise<number>

@@ -27,6 +27,9 @@ export type StoreStep =
   | 'begin'
   | 'commit'
   | 'rollback'
+  | 'note'
+  | 'redrive'
+  | 'forget'
 
 /** What the engine reports, each step once. Metrics, traces and logs subscribe to these and to nothing else. */
 export type IdempotencyEvent =
@@ -109,15 +112,15 @@ export type IdempotencyEvent =
 export type IdempotencyListener = (event: IdempotencyEvent) => void
 
 /** A list of listeners, and the way to tell them. */
-export interface Events {
-  emit(event: IdempotencyEvent): void
+export interface Events<Event = IdempotencyEvent> {
+  emit(event: Event): void
   /** @returns a function that ends the subscription. */
-  on(listener: IdempotencyListener): () => void
+  on(listener: (event: Event) => void): () => void
 }
 
 /** Makes an empty list of listeners. */
-export function createEvents(): Events {
-  const listeners = new Set<IdempotencyListener>()
+export function createEvents<Event = IdempotencyEvent>(): Events<Event> {
+  const listeners = new Set<(event: Event) => void>()
   return {
     emit(event) {
       for (const listener of listeners) {

@@ -20,7 +20,7 @@ const STALL_MS = 100
  * halves, and a half that ended late is given again: after a stall, the store has at least one half.
  */
 export function createStoreCalls(options: {
-  readonly events: Events
+  readonly events: Pick<Events, 'emit'>
   readonly storeTimeoutMs: number
 }): StoreCalls {
   const { events, storeTimeoutMs } = options

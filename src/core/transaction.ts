@@ -32,7 +32,7 @@ export type Transacted<T> =
 
 /** What a transaction needs of those who run it. */
 export interface TransactionParts {
-  readonly store: IdempotencyStore
+  readonly store: Pick<IdempotencyStore, 'transaction'>
   readonly call: StoreCalls
   readonly settings: Omit<TransactionSettings, 'signal'>
   /** Gives the transaction up when it aborts, wherever it is. */

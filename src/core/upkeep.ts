@@ -20,7 +20,7 @@ export interface Upkeep {
 export function createUpkeep(context: {
   readonly store: IdempotencyStore
   readonly call: StoreCalls
-  readonly events: Events
+  readonly events: Pick<Events, 'emit'>
   readonly sweepMs: number | false
   readonly storeTimeoutMs: number
 }): Upkeep {

@@ -2,6 +2,7 @@ import type { Completion, Outcome, StatementValue } from '../contract/store.js'
 import type { TableNames } from './postgres-names.js'
 import { bucketOf } from './postgres-record.js'
 import { PLANNED_FOR_GROWTH } from './postgres-steps.js'
+import { bytesLiteral, HERE, type TwofoldStatement, twofold } from './postgres-text.js'
 
 /** The SQLSTATE that the completing function raises when its token no longer holds a running claim. */
 export const CLAIM_LOST = 'OK001'
@@ -50,23 +51,10 @@ export function completeOrFailText(
     `'${token}'`,
     ttlMs,
     result === 'failed' ? `'failed'` : `'succeeded'`,
-    hex(Buffer.from(head)),
-    body === null ? 'null' : hex(Buffer.from(body.buffer, body.byteOffset, body.byteLength)),
+    bytesLiteral(Buffer.from(head)),
+    body === null ? 'null' : bytesLiteral(Buffer.from(body.buffer, body.byteOffset, body.byteLength)),
   ]
   return `select ${complete}(${values.join(', ')})`
-}
-
-function hex(bytes: Buffer): string {
-  return `decode('${bytes.toString('hex')}', 'hex')`
-}
-
-/** Stands where a value goes, each in its order. No name of a table has it. */
-const HERE = '\0'
-
-/** A statement in both forms that `ExecuteStatement` takes. */
-export interface TwofoldStatement {
-  readonly text: string
-  readonly strings: TemplateStringsArray
 }
 
 /**
@@ -90,9 +78,6 @@ union all
 select 2 from generate_series(1, 2) where pg_current_xact_id_if_assigned() is null`)
 }
 
-/** Makes a transaction one that has written, without a trace. */
-export const ASSIGN_NUMBER: TwofoldStatement = twofold('select pg_current_xact_id()::text as done')
-
 /** The values of `completeOnce` and `completeInWritten`. */
 export function completionValues({ id, token, outcome, ttlMs }: Completion): StatementValue[] {
   const { result, head, body } = outcome
@@ -113,10 +98,4 @@ update ${table} r set
 where r.id = ${HERE}::text and r.token = ${HERE}::text and r.status = 'running'
   and r.expires_at > clock_timestamp() ${condition}
 returning 1 as done`
-}
-
-function twofold(template: string): TwofoldStatement {
-  const strings = template.split(HERE)
-  const text = strings.reduce((before, after, index) => `${before}$${index}${after}`)
-  return { text, strings: Object.freeze(Object.assign(strings, { raw: Object.freeze([...strings]) })) }
 }

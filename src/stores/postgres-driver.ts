@@ -12,11 +12,15 @@ export interface PostgresDriver {
    * the client can. When `work` rejects or the last statement fails, it rolls back, and hands the rejection on. When the
    * signal aborts, it rolls back by giving the connection up, where it has one to give up.
    *
+   * `first` is a statement without values that comes right after the begin: in one round trip, where the client can. When
+   * it fails, it rolls back, and `work` is not run.
+   *
    * @throws {CommitUndecidedError} when the commit was asked for and its answer never came.
    */
   transaction<T>(
     settings: TransactionSettings,
     work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
+    first?: string,
   ): Promise<T>
 }
 
@@ -31,6 +35,8 @@ export interface DriverEnd<T> {
 export interface DriverTransaction {
   /** What the application gets. */
   readonly client: unknown
+  /** The rows of the first statement. */
+  readonly first: readonly unknown[]
   query(text: string, values: unknown[], prepare: boolean): Promise<readonly unknown[]>
 }
 
@@ -81,9 +87,9 @@ export function poolDriver(pool: PostgresPool, queryTimeoutMs: number): Postgres
       await pool.query(text)
     },
 
-    async transaction(settings, work) {
+    async transaction(settings, work, first) {
       const connection = await connect(pool, settings.signal)
-      return runOn(connection, settings, work)
+      return runOn(connection, settings, work, first)
     },
   }
 }
@@ -130,6 +136,7 @@ async function runOn<T>(
   connection: PostgresConnection,
   settings: TransactionSettings,
   work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
+  firstText: string | undefined,
 ): Promise<T> {
   const { signal } = settings
   let isOurs = true
@@ -151,12 +158,12 @@ async function runOn<T>(
   connection.on('error', onBroken)
   signal.addEventListener('abort', onAbort, { once: true })
 
-  const transaction: DriverTransaction = {
-    client: connection,
-    query: async (text, values, prepare) => (await connection.query(statement(text, values, prepare))).rows,
-  }
   try {
-    await begin()
+    const transaction: DriverTransaction = {
+      client: connection,
+      first: await begin(),
+      query: async (text, values, prepare) => (await connection.query(statement(text, values, prepare))).rows,
+    }
     let end: DriverEnd<T>
     try {
       end = await work(transaction)
@@ -171,12 +178,18 @@ async function runOn<T>(
     giveBack(broken)
   }
 
-  async function begin(): Promise<void> {
+  async function begin(): Promise<readonly unknown[]> {
+    const text = beginText(settings)
     try {
-      await connection.query(beginText(settings))
+      if (firstText === undefined) {
+        await connection.query(text)
+        return []
+      }
+      return lastOf(await connection.query(`${text}; ${firstText}`))?.rows ?? []
     } catch (error) {
-      // It may have begun and failed after that: nobody else should get it.
-      giveBack(asError(error))
+      // Where it may have begun and failed after that, nobody else should get it.
+      if (isRefusal(error)) await rollBack()
+      else giveBack(asError(error))
       throw error
     }
   }
@@ -204,10 +217,15 @@ async function runOn<T>(
       await rollBack()
       throw nameIgnoredFailure(cause)
     }
-    assertCommitted(
-      Array.isArray(result) ? (result as readonly PostgresResult[]).at(-1) : (result as PostgresResult),
-    )
+    assertCommitted(lastOf(result))
   }
+}
+
+/** The result of the last statement of a text that may have several. */
+function lastOf(result: PostgresResult | readonly PostgresResult[]): PostgresResult | undefined {
+  return Array.isArray(result)
+    ? (result as readonly PostgresResult[]).at(-1)
+    : (result as PostgresResult | undefined)
 }
 
 /** The text that begins a transaction. */

@@ -1,5 +1,6 @@
 import { claimFunction, claimsFunction } from './postgres-claim.js'
 import { completeFunction } from './postgres-complete.js'
+import { inboxTables } from './postgres-inbox-functions.js'
 import type { TableNames } from './postgres-names.js'
 import { stepFunctions } from './postgres-steps.js'
 
@@ -32,6 +33,7 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
     ${completeFunction(names)}
     ${stepFunctions(names)}
   `,
+  (names) => inboxTables(names.inbox),
 ]
 
 /** The migration that this version of the store needs. */

@@ -17,8 +17,27 @@ export interface TableNames {
   readonly complete: string
   /** The functions of each step of whoever holds a claim, with their schema. */
   readonly steps: Readonly<Record<StepName, { readonly one: string; readonly many: string }>>
+  /** What belongs to the messages that were processed. */
+  readonly inbox: InboxNames
   /** The table of records as a literal: what it is called among the migrations. */
   readonly literal: string
+}
+
+/** The names of what belongs to the messages, quoted and with their schema. */
+export interface InboxNames {
+  /** The messages. */
+  readonly messages: string
+  /** The high watermarks. */
+  readonly marks: string
+  /** The indexes, quoted, without a schema. */
+  readonly expiryIndex: string
+  readonly deadIndex: string
+  /** The functions that enter a message by its id, by its position, and several messages, with their schema. */
+  readonly enter: string
+  readonly mark: string
+  readonly enterMany: string
+  /** The function that notes an attempt, with its schema. */
+  readonly note: string
 }
 
 /**
@@ -47,6 +66,16 @@ export function tableNames({
       renew: { one: within + quoted(`${table}_renew`), many: within + quoted(`${table}_renews`) },
       complete: { one: within + quoted(`${table}_keep`), many: within + quoted(`${table}_keeps`) },
       release: { one: within + quoted(`${table}_free`), many: within + quoted(`${table}_frees`) },
+    },
+    inbox: {
+      messages: within + quoted(`${table}_inbox`),
+      marks: within + quoted(`${table}_marks`),
+      expiryIndex: quoted(`${table}_in_exp`),
+      deadIndex: quoted(`${table}_dead`),
+      enter: within + quoted(`${table}_enter`),
+      mark: within + quoted(`${table}_mark`),
+      enterMany: within + quoted(`${table}_enters`),
+      note: within + quoted(`${table}_note`),
     },
     literal: `'${table.replaceAll("'", "''")}'`,
   }

@@ -66,6 +66,7 @@ export function pglite(db: PGliteDatabase): PostgresDriver {
     async transaction<T>(
       settings: TransactionSettings,
       work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
+      firstText?: string,
     ): Promise<T> {
       const { signal } = settings
       let done: { readonly value: T } | undefined
@@ -78,8 +79,9 @@ export function pglite(db: PGliteDatabase): PostgresDriver {
           const client = guarded(transaction, () => isOver)
           const query: DriverTransaction['query'] = (...args) => rowsOf(client, args)
           try {
+            const first = firstText === undefined ? [] : await query(firstText, [], false)
             // Work that never ends would lock everybody out of the only connection.
-            const { value, last } = await unlessAborted(signal, work({ client, query }))
+            const { value, last } = await unlessAborted(signal, work({ client, first, query }))
             // Not every version says so when it rolls back in the place of a commit: a last statement does.
             await client.exec(last ?? 'select 1').catch((error: unknown) => {
               throw nameIgnoredFailure(error)

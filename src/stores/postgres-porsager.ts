@@ -80,10 +80,10 @@ export function postgresJs(sql: PostgresJsClient): PostgresDriver {
       await inTurn(() => sql.unsafe(`set local client_min_messages = warning; ${text}`).raw())
     },
 
-    async transaction(settings, work) {
+    async transaction(settings, work, first) {
       const endTransaction = await transactions.take(settings.signal)
       try {
-        return await inTurn(() => transact(sql, settings, work), settings.signal)
+        return await inTurn(() => transact(sql, settings, work, first), settings.signal)
       } catch (error) {
         if (codeOf(error) === 'UNSAFE_TRANSACTION') broken = beyondRepair(error)
         throw error
@@ -146,6 +146,7 @@ function transact<T>(
   sql: PostgresJsClient,
   settings: TransactionSettings,
   work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
+  first: string | undefined,
 ): Promise<T> {
   const { isolation } = settings
   const guard = createTransactionGuard()
@@ -153,7 +154,7 @@ function transact<T>(
     let hasBegun = false
     const begun = sql.begin(isolation === undefined ? '' : `isolation level ${isolation}`, (transaction) => {
       hasBegun = true
-      runIn(transaction, guard, sql.options, settings, work).then(resolve, reject)
+      runIn(transaction, guard, sql.options, settings, work, first).then(resolve, reject)
       return new Promise(() => {})
     })
     begun.catch((error: unknown) => {
@@ -170,6 +171,7 @@ async function runIn<T>(
   options: PostgresJsOptions,
   settings: TransactionSettings,
   work: (transaction: DriverTransaction) => Promise<DriverEnd<T>>,
+  firstText: string | undefined,
 ): Promise<T> {
   const { signal } = settings
   const client = guard.guarded(transaction)
@@ -178,7 +180,9 @@ async function runIn<T>(
     signal.throwIfAborted()
     const lockTimeout = lockTimeoutText(settings)
     if (lockTimeout !== undefined) await client.unsafe(lockTimeout).raw()
-    const { value, last } = await work({ client, query: (...args) => rowsOf(client, options, ...args) })
+    const query: DriverTransaction['query'] = (...args) => rowsOf(client, options, ...args)
+    const first = firstText === undefined ? [] : await query(firstText, [], false)
+    const { value, last } = await work({ client, first, query })
     if (last !== undefined) await sendLast(last)
     return value
   }

@@ -64,11 +64,22 @@ update ${table} r set
 where r.id = $1 and r.status = 'running' and r.lease_until <= clock_timestamp() and ${IS_LIVE}
 returning 1 as done`,
 
-    /**
-     * Removes a batch of expired records, unless another process is at it, and counts them. $1 the name of the lock.
-     * The time is a subquery, since an index cannot be searched for a function that changes from row to row.
-     */
-    sweep: `
+    /** What `check` looks at. $1 the table's name. */
+    inspect: `
+select
+  current_setting('server_version_num')::int as server_version,
+  current_setting('fsync') as fsync,
+  current_setting('synchronous_commit') as synchronous_commit,
+  (select relpersistence::text from pg_class where oid = to_regclass($1)) as persistence`,
+  }
+}
+
+/**
+ * Removes a batch of what has expired from a table, unless another process is at it, and counts it. $1 the name of the
+ * lock. The time is a subquery, since an index cannot be searched for a function that changes from row to row.
+ */
+export function sweepStatement(table: string): string {
+  return `
 with turn as materialized (
   select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as is_ours
 ), expired as (
@@ -83,14 +94,5 @@ with turn as materialized (
   delete from ${table} r using expired where r.id = expired.id
   returning 1
 )
-select count(*)::int as removed from gone`,
-
-    /** What `check` looks at. $1 the table's name. */
-    inspect: `
-select
-  current_setting('server_version_num')::int as server_version,
-  current_setting('fsync') as fsync,
-  current_setting('synchronous_commit') as synchronous_commit,
-  (select relpersistence::text from pg_class where oid = to_regclass($1)) as persistence`,
-  }
+select count(*)::int as removed from gone`
 }

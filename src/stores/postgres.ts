@@ -1,5 +1,6 @@
 import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError, TransactionMisuseError } from '../contract/errors.js'
+import type { InboxTable } from '../contract/inbox.js'
 import type {
   ClaimRequest,
   ClaimResult,
@@ -9,16 +10,11 @@ import type {
   StatementResult,
   StatementValue,
   TransactionEnd,
+  TransactionSettings,
 } from '../contract/store.js'
 import { type Batch, createBatch } from './postgres-batch.js'
 import { claimsValues, claimValues } from './postgres-claim.js'
-import {
-  ASSIGN_NUMBER,
-  asBuffer,
-  CLAIM_LOST,
-  completionValues,
-  type TwofoldStatement,
-} from './postgres-complete.js'
+import { asBuffer, CLAIM_LOST, completionValues } from './postgres-complete.js'
 import {
   type DriverEnd,
   type DriverTransaction,
@@ -28,11 +24,13 @@ import {
   type PostgresPool,
   poolDriver,
 } from './postgres-driver.js'
+import { postgresInbox } from './postgres-inbox.js'
 import { LATEST_MIGRATION, migrationStatements } from './postgres-migrations.js'
 import { type TableNames, tableNames } from './postgres-names.js'
 import { asStoredRecord, type ClaimRow, claimResultOf, type FoundRow } from './postgres-record.js'
-import { createStatements, SWEEP_BATCH } from './postgres-statements.js'
+import { createStatements, SWEEP_BATCH, sweepStatement } from './postgres-statements.js'
 import { type HolderStep, type StepName, stepsValue } from './postgres-steps.js'
+import { ASSIGN_NUMBER, type TwofoldStatement } from './postgres-text.js'
 
 export type {
   DriverEnd,
@@ -91,6 +89,7 @@ export interface PostgresStoreOptions {
 
 /** A store whose records are rows. */
 export interface PostgresStore extends IdempotencyStore {
+  readonly inbox: InboxTable
   /** Makes the tables, or brings them up to date. Many processes may do it at once. */
   migrate(): Promise<void>
   /** What `migrate` runs, for those who run their migrations themselves, with `psql` or a migration tool. */
@@ -215,6 +214,16 @@ export function postgresStore(
     throw Object.assign(new Error('The claim was lost'), { code: CLAIM_LOST })
   }
 
+  async function sweepTable(table: string): Promise<number> {
+    let removed = 0
+    for (;;) {
+      const rows = await query(sweepStatement(table), [`oncekey sweep ${table}`])
+      const batch = (rows[0] as { removed: number }).removed
+      removed += batch
+      if (batch !== SWEEP_BATCH) return removed
+    }
+  }
+
   async function appliedMigration(): Promise<number> {
     const rows = await query(
       `select coalesce(max(version), 0)::int as version from ${names.migrations} where records = ${names.literal}`,
@@ -247,29 +256,22 @@ export function postgresStore(
     },
 
     async transaction(work, settings) {
-      for (let attempt = 1; ; attempt += 1) {
-        try {
-          const value = await driver.transaction(settings, (transaction) => runWork(transaction, work))
-          return { committed: true, value }
-        } catch (error) {
-          if (isClaimLost(error)) return { committed: false }
-          if (attempt >= settings.attempts || !isConflict(error) || settings.signal.aborted) throw error
-          await pause(repeatDelayMs(attempt))
-        }
+      try {
+        const value = await repeatedly(settings, () =>
+          driver.transaction(settings, (transaction) => runWork(transaction, work)),
+        )
+        return { committed: true, value }
+      } catch (error) {
+        if (isClaimLost(error)) return { committed: false }
+        throw error
       }
     },
 
     completeIn: (execute, id, token, outcome, ttlMs) => completeIn(execute, { id, token, outcome, ttlMs }),
 
-    async sweep() {
-      let removed = 0
-      for (;;) {
-        const rows = await query(statements.sweep, [`oncekey sweep ${names.table}`])
-        const batch = (rows[0] as { removed: number }).removed
-        removed += batch
-        if (batch !== SWEEP_BATCH) return removed
-      }
-    },
+    sweep: async () => (await sweepTable(names.table)) + (await sweepTable(names.inbox.messages)),
+
+    inbox: postgresInbox({ names: names.inbox, query, transaction: driver.transaction, repeatedly, ask }),
 
     async check() {
       const rows = await query(statements.inspect, [names.table])
@@ -306,6 +308,21 @@ function driverOf(client: PostgresPool | PostgresDriver, queryTimeoutMs: number)
   )
 }
 
+/** Runs a transaction again, whole, when the database refuses it for a conflict with others. */
+async function repeatedly<T>(
+  { attempts, signal }: TransactionSettings,
+  transaction: () => Promise<T>,
+): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await transaction()
+    } catch (error) {
+      if (attempt >= attempts || !isConflict(error) || signal.aborted) throw error
+      await pause(repeatDelayMs(attempt))
+    }
+  }
+}
+
 /** Has the application run a statement in its transaction. */
 async function ask(
   execute: ExecuteStatement,
@@ -316,7 +333,7 @@ async function ask(
   const rows = result !== undefined && 'rows' in result ? result.rows : result
   if (Array.isArray(rows)) return rows
   throw new TransactionMisuseError(
-    'saveIn(): its function gave no rows: let it return what the statement gives, a list or { rows }',
+    'The function that sends statements gave no rows: let it return what a statement gives, a list or { rows }',
   )
 }
 

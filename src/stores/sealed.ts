@@ -87,7 +87,7 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
         completeIn(execute, id, token, seal(id, outcome), ttlMs),
     }),
 
-    ...passedOn(store, ['watch', 'sweep', 'check']),
+    ...passedOn(store, ['inbox', 'watch', 'sweep', 'check']),
   }
 }
 

@@ -65,6 +65,6 @@ export function tieredStore(options: TieredStoreOptions): IdempotencyStore {
       return problem === undefined ? warnings : [...warnings, problem]
     },
 
-    ...passedOn(durable, ['transaction', 'completeIn', 'watch', 'sweep']),
+    ...passedOn(durable, ['transaction', 'completeIn', 'inbox', 'watch', 'sweep']),
   }
 }

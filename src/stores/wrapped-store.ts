@@ -2,18 +2,19 @@ import { OptionsError } from '../contract/errors.js'
 import type { IdempotencyStore } from '../contract/store.js'
 
 /**
- * Those of the methods that the store has, bound to it: a store around another one has an optional method only where
- * that one has it.
+ * Those of the members that the store has, methods bound to it: a store around another one has an optional member only
+ * where that one has it.
  */
 export function passedOn<Name extends keyof IdempotencyStore>(
   store: IdempotencyStore,
   names: readonly Name[],
 ): Pick<IdempotencyStore, Name> {
-  const methods = names.flatMap((name) => {
-    const method: unknown = store[name]
-    return typeof method === 'function' ? [[name, method.bind(store)] as const] : []
+  const members = names.flatMap((name) => {
+    const member: unknown = store[name]
+    if (member === undefined) return []
+    return [[name, typeof member === 'function' ? member.bind(store) : member] as const]
   })
-  return Object.fromEntries(methods) as Pick<IdempotencyStore, Name>
+  return Object.fromEntries(members) as Pick<IdempotencyStore, Name>
 }
 
 /**

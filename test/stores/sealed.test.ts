@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { Redis } from 'ioredis'
 import { Pool } from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
+import type { InboxTable } from '../../src/contract/inbox.js'
 import type { IdempotencyStore, Outcome, TransactionSettings } from '../../src/contract/store.js'
 import { createIdempotency } from '../../src/index.js'
 import { memoryStore } from '../../src/stores/memory.js'
@@ -441,6 +442,9 @@ function fullStore(): { readonly store: Required<IdempotencyStore>; readonly cli
       watch,
       sweep,
       check: async () => ['a warning'],
+      inbox: INBOX,
+      async *list() {},
+      remove: async () => false,
       async transaction(work, { attempts }) {
         // All but the last attempt are refused, as a database may do.
         for (let attempt = 1; attempt < attempts; attempt += 1) await work(client)
@@ -458,6 +462,9 @@ function fullStore(): { readonly store: Required<IdempotencyStore>; readonly cli
     },
   }
 }
+
+/** It is handed on as it is. */
+const INBOX = {} as InboxTable
 
 const SETTINGS: TransactionSettings = {
   isolation: undefined,

@@ -1,0 +1,129 @@
+import { isIdempotencyError } from '../contract/errors.js'
+import type { LogPosition } from '../contract/inbox.js'
+import type { Inbox } from './inbox.js'
+import type { MessageResult } from './inbox-events.js'
+import { type BrokerMessage, type KeyOption, messageKey } from './message-key.js'
+import type { Attempt, Message } from './message-processing.js'
+
+/** How an adapter reads messages. */
+export interface ReceiverOptions<Raw> {
+  /**
+   * Where the key of a message is found.
+   *
+   * @default 'auto'
+   */
+  readonly key?: KeyOption<Raw>
+  /**
+   * What the key of a message stands for. The same key with another fingerprint is given up, and not skipped.
+   *
+   * @default undefined, which checks nothing but the key
+   */
+  readonly fingerprint?: (message: Raw) => string
+}
+
+/** A message as an adapter hands it in. */
+export interface Incoming<Raw> {
+  /** The message as the broker's client gave it: what handlers and `onDead` get. */
+  readonly raw: Raw
+  readonly broker: BrokerMessage
+  readonly position?: LogPosition
+  readonly deliveryCount?: number
+  readonly mayHaveCrashed?: boolean
+  readonly signal?: AbortSignal
+}
+
+/** What an adapter does with a message now. */
+export type Disposition =
+  /** It has ended: acknowledge it. */
+  | { readonly type: 'acknowledge'; readonly result: Exclude<MessageResult, 'in-progress'> }
+  /** It has not: let it come again, not before `delayMs` have passed. `error` is what it failed with, where it did. */
+  | { readonly type: 'retry'; readonly delayMs: number; readonly error: unknown }
+  /** It has no key, and no place that could stand for one: leave it to what the broker does with such messages. */
+  | { readonly type: 'refuse' }
+
+/** Reads the messages of a broker into an inbox, and says what to do with them. */
+export interface Receiver<Raw, Context> {
+  /** Processes one message. It rejects only for what no later delivery would mend. */
+  receive(
+    incoming: Incoming<Raw>,
+    handler: (raw: Raw, context: Context) => Promise<void> | void,
+  ): Promise<Disposition>
+  /**
+   * The message of a batch, with its key.
+   *
+   * @throws {KeyMissingError} when it has none: `receive` gives it up.
+   */
+  messageOf(incoming: Incoming<Raw>): Message<Raw>
+}
+
+const LONGEST_DELAY_MS = 60_000
+
+/** Makes the receiver of an adapter. */
+export function createReceiver<Raw, Context extends Attempt>(
+  inbox: Inbox<Context, never>,
+  { key = 'auto', fingerprint }: ReceiverOptions<Raw>,
+): Receiver<Raw, Context> {
+  function messageOf(incoming: Incoming<Raw>): Message<Raw> {
+    const message = named(incoming, keyOf(incoming))
+    return fingerprint === undefined ? message : { ...message, fingerprint: fingerprint(incoming.raw) }
+  }
+
+  function keyOf({ raw, broker }: Incoming<Raw>): ReturnType<typeof messageKey> {
+    if (typeof key !== 'function') return messageKey(broker, key === 'auto')
+    const given = key(raw)
+    return typeof given === 'string'
+      ? { source: broker.origin, key: given, kind: 'custom' }
+      : { ...given, kind: 'custom' }
+  }
+
+  function named(incoming: Incoming<Raw>, found: ReturnType<typeof messageKey>): Message<Raw> {
+    const { raw, broker: _, ...delivery } = incoming
+    return { ...delivery, source: found.source, key: found.key, keyKind: found.kind, payload: raw }
+  }
+
+  async function receive(
+    incoming: Incoming<Raw>,
+    handler: (raw: Raw, context: Context) => Promise<void> | void,
+  ): Promise<Disposition> {
+    let attempt = 1
+    try {
+      const result = await process(incoming, (context) => {
+        attempt = context.attempt
+        return handler(incoming.raw, context)
+      })
+      if (result === undefined) return { type: 'refuse' }
+      if (result === 'in-progress') return { type: 'retry', delayMs: delayMs(1), error: undefined }
+      if (result === 'dead' && inbox.order === 'block')
+        return { type: 'retry', delayMs: delayMs(Number.POSITIVE_INFINITY), error: undefined }
+      return { type: 'acknowledge', result }
+    } catch (error) {
+      // Another log is no matter of time.
+      if (isIdempotencyError(error) && error.code === 'IDEMPOTENCY_LOG_REPLACED') throw error
+      return { type: 'retry', delayMs: delayMs(attempt), error }
+    }
+  }
+
+  /** `undefined` for a message that nothing names, and that could not be known again. */
+  async function process(
+    incoming: Incoming<Raw>,
+    handler: (context: Context) => Promise<void> | void,
+  ): Promise<MessageResult | undefined> {
+    let message: Message<Raw>
+    try {
+      message = messageOf(incoming)
+    } catch (error) {
+      const { origin, position } = incoming.broker
+      if (position === undefined) return undefined
+      // No attempt would give it a key. It is known by its place, so that it can be found and redriven.
+      return inbox.giveUp(named(incoming, { source: origin, key: position, kind: 'position' }), error)
+    }
+    return inbox.processOnce(message, handler)
+  }
+
+  /** Exponential, capped, with full jitter. */
+  function delayMs(attempt: number): number {
+    return Math.random() * Math.min(LONGEST_DELAY_MS, inbox.attemptDelayMs * 2 ** (attempt - 1))
+  }
+
+  return { receive, messageOf }
+}
