@@ -15,6 +15,7 @@ export type {
   ExecuteStatement,
   IdempotencyStore,
   IsolationLevel,
+  ListQuery,
   Outcome,
   RecordMeta,
   StatementResult,

@@ -232,7 +232,10 @@ export interface IdempotencyStore {
   /** Resolves when the record may have changed, or when `signal` aborts. Never rejects. */
   watch?(id: string, signal: AbortSignal): Promise<void>
 
-  /** Finds records for operators, in no certain order. One that changes meanwhile may be missed, and none comes twice. */
+  /**
+   * Finds records for operators, in no certain order. One that changes meanwhile may be missed, and none comes twice. What
+   * this version cannot read is left out.
+   */
   list?(query: ListQuery): AsyncIterable<StoredRecord>
 
   /**

@@ -1,5 +1,6 @@
 import { OptionsError, StoreFullError } from '../contract/errors.js'
 import type { ClaimRequest, ClaimResult, IdempotencyStore, Outcome, StoredRecord } from '../contract/store.js'
+import { isAskedFor } from './list-query.js'
 
 /** How much a memory store holds. */
 export interface MemoryStoreOptions {
@@ -216,6 +217,26 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       }
       keep(record, resolution, ttlMs)
       record.token = undefined
+      return true
+    },
+
+    async *list({ limit = Number.POSITIVE_INFINITY, ...query }) {
+      let found = 0
+      for (const id of [...records.keys()]) {
+        if (found >= limit) return
+        const record = live(id)
+        const stored = record && asStored(record)
+        if (stored === undefined || !isAskedFor(stored, query)) continue
+        found += 1
+        yield stored
+      }
+    },
+
+    async remove(id) {
+      const record = live(id)
+      if (record === undefined) return false
+      if (record.completed === undefined && record.leaseUntil > performance.now()) return false
+      remove(record)
       return true
     },
 

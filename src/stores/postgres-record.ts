@@ -2,7 +2,7 @@ import { StoreUnfitError } from '../contract/errors.js'
 import type { ClaimResult, Outcome, RecordMeta, StoredRecord } from '../contract/store.js'
 
 /** The format of records that this version writes. */
-const FORMAT = 1
+export const FORMAT = 1
 
 /** How many seconds of expiry share one entry of the index that sweeping uses. */
 const BUCKET_SECONDS = 10

@@ -1,7 +1,7 @@
 import type { Completion } from '../contract/store.js'
 import { completeInWritten, completeOnce, completeOrFailText } from './postgres-complete.js'
 import type { TableNames } from './postgres-names.js'
-import { bucketOf, foundText, ms } from './postgres-record.js'
+import { bucketOf, FORMAT, foundText, ms } from './postgres-record.js'
 import { stepsText, stepText } from './postgres-steps.js'
 
 const IS_LIVE = 'r.expires_at > clock_timestamp()'
@@ -48,6 +48,24 @@ export function createStatements(
 
     /** Reads the record. $1 id. Gives a `FoundRow`, or nothing. */
     find: `select ${foundText('r')} as existing, r.body from ${table} r where r.id = $1 and ${IS_LIVE}`,
+
+    /** A page of records. $1 the last id before it, $2 status, $3 route, $4 least age in ms, or null, $5 its length. */
+    list: `
+select r.id, ${foundText('r')} as existing, r.body
+from ${table} r
+where r.id > $1::text and ${IS_LIVE} and r.format = ${FORMAT}
+  and ($2::text is null or $2 = case
+    when r.status = 'completed' then 'completed' when r.lease_until > clock_timestamp() then 'running' else 'unknown' end)
+  and ($3::text is null or r.route = $3)
+  and ($4::float8 is null or r.created_at <= clock_timestamp() - ${ms('$4')})
+order by r.id
+limit $5::int`,
+
+    /** Removes a record that does not run. $1 id. One row when removed. */
+    remove: `
+delete from ${table} r
+where r.id = $1 and ${IS_LIVE} and (r.status = 'completed' or r.lease_until <= clock_timestamp())
+returning 1 as done`,
 
     /** Removes an unknown record. $1 id. One row when removed. */
     settleByRelease: `

@@ -98,6 +98,8 @@ export interface PostgresStore extends IdempotencyStore {
 
 /** A longer body goes in a statement of its own: as hexadecimal digits it would be twice as long, for all to wait for. */
 const LONGEST_IN_BATCH = 8192
+/** How many records a page of a list has. Each has its body. */
+const LIST_PAGE = 200
 const OLDEST_SERVER = 130_000
 const CONFLICT_ATTEMPTS = 10
 const FIRST_REPEAT_MS = 5
@@ -248,6 +250,20 @@ export function postgresStore(
       const rows = await query(statements.find, [id])
       return rows[0] === undefined ? undefined : asStoredRecord(id, rows[0] as FoundRow)
     },
+
+    async *list({ status, route, olderThanMs, limit = Number.POSITIVE_INFINITY }) {
+      let after = ''
+      for (let left = limit; left > 0; left -= LIST_PAGE) {
+        const size = Math.min(left, LIST_PAGE)
+        const values = [after, status ?? null, route ?? null, olderThanMs ?? null, size]
+        const rows = (await query(statements.list, values)) as (FoundRow & { readonly id: string })[]
+        for (const row of rows) yield asStoredRecord(row.id, row)
+        if (rows.length < size) return
+        after = rows.at(-1)?.id ?? ''
+      }
+    },
+
+    remove: (id) => changed(statements.remove, [id]),
 
     settle(id, resolution, ttlMs) {
       if (resolution === 'release') return changed(statements.settleByRelease, [id])

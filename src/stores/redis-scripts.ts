@@ -145,3 +145,16 @@ if ARGV[1] == 'release' then return redis.call('DEL', KEYS[1]) end
 ${writeOutcome("' ' .. fence .. ' - ' .. fingerprint .. ' ' .. meta_length")}
 return 1
 `
+
+/**
+ * Removes a record that does not run.
+ * KEYS[1] record.
+ * Returns 1 when removed, 0 when there is none or it is running.
+ */
+export const REMOVE = `${NOW}
+local text = redis.call('GET', KEYS[1])
+if not text then return 0 end
+${READ}
+if state == 'R' and tonumber(at) > now then return 0 end
+return redis.call('DEL', KEYS[1])
+`

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
 import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
-import type { IdempotencyStore } from '../contract/store.js'
+import type { IdempotencyStore, StoredRecord } from '../contract/store.js'
+import { isAskedFor } from './list-query.js'
 import { createSend, type RedisArgument, type RedisSender } from './redis-batch.js'
 import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
 import {
@@ -15,7 +16,7 @@ import {
 export type { RedisArgument, RedisSender } from './redis-batch.js'
 export type { RedisConnection, RedisPipeline } from './redis-replicas.js'
 
-import { CLAIM, COMPLETE, FIND, RELEASE, RENEW, SETTLE, UNKNOWN_FORMAT } from './redis-scripts.js'
+import { CLAIM, COMPLETE, FIND, RELEASE, REMOVE, RENEW, SETTLE, UNKNOWN_FORMAT } from './redis-scripts.js'
 
 /** The part of an ioredis client that the Redis store uses: `Redis` or `Cluster`, of ioredis 5 and 6. */
 export interface RedisClient extends RedisSender {
@@ -27,7 +28,9 @@ export interface RedisClient extends RedisSender {
     readonly keyPrefix?: string | undefined
   }
   /** The nodes of a cluster. */
-  nodes?(role: 'all' | 'master'): readonly (RedisConnection & Pick<RedisClient, 'info' | 'config'>)[]
+  nodes?(
+    role: 'all' | 'master',
+  ): readonly (RedisConnection & Pick<RedisClient, 'callBuffer' | 'info' | 'config'>)[]
   /** Needed for `waitReplicas`, and of a cluster the next three as well. */
   pipeline?(): RedisPipeline
   /** Which nodes serve each slot, the master first. */
@@ -36,6 +39,7 @@ export interface RedisClient extends RedisSender {
 }
 
 interface ConnectionOptions {
+  readonly keyPrefix?: string | undefined
   readonly socketTimeout?: number | undefined
 }
 
@@ -83,6 +87,7 @@ const scripts = {
   release: script(RELEASE),
   find: script(FIND),
   settle: script(SETTLE),
+  remove: script(REMOVE),
 }
 
 /**
@@ -131,6 +136,38 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     return (await run(script, id, args, through)) === 1
   }
 
+  async function find(id: string): Promise<StoredRecord | undefined> {
+    const reply = await run(scripts.find, id, [])
+    if (reply === null) return undefined
+    const [now, record, expiresInMs] = reply as [number, Buffer, number]
+    return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
+  }
+
+  async function findReadable(id: string): Promise<StoredRecord | undefined> {
+    try {
+      return await find(id)
+    } catch (error) {
+      if (error instanceof StoreUnfitError) return undefined
+      throw error
+    }
+  }
+
+  /** The ids of all records, a page at a time, of every master of a cluster. */
+  async function* scan(): AsyncIterable<readonly string[]> {
+    // The client puts its own prefix before the key of a script, and neither before a pattern nor before what it finds.
+    const { options } = client
+    const before = `${options?.keyPrefix ?? options?.redisOptions?.keyPrefix ?? ''}${prefix}`
+    const pattern = `${before.replaceAll(/[\\*?[\]]/g, '\\$&')}*`
+    for (const node of client.nodes?.('master') ?? [client])
+      for (let cursor = '0'; ; ) {
+        const reply = await node.callBuffer('scan', [cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT])
+        const [next, keys] = reply as [Buffer, Buffer[]]
+        yield keys.map((key) => key.toString().slice(before.length)).filter((id) => RECORD_ID.test(id))
+        cursor = next.toString()
+        if (cursor === '0') break
+      }
+  }
+
   return {
     async claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
       const rememberedMs = Math.max(leaseMs, ttlMs)
@@ -148,17 +185,26 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
     release: (id, token) => succeeds(scripts.release, id, [token]),
 
-    async find(id) {
-      const reply = await run(scripts.find, id, [])
-      if (reply === null) return undefined
-      const [now, record, expiresInMs] = reply as [number, Buffer, number]
-      return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
-    },
+    find,
 
     settle(id, resolution, ttlMs) {
       if (resolution === 'release') return succeeds(scripts.settle, id, ['release'], sendDurably)
       return succeeds(scripts.settle, id, ['outcome', ...encodeOutcome(resolution), ttlMs], sendDurably)
     },
+
+    async *list({ limit = Number.POSITIVE_INFINITY, ...query }) {
+      // A scan may come to a key twice.
+      const found = new Set<string>()
+      for await (const page of scan())
+        for (const record of await Promise.all(page.map(findReadable))) {
+          if (record === undefined || found.has(record.id) || !isAskedFor(record, query)) continue
+          if (found.size >= limit) return
+          found.add(record.id)
+          yield record
+        }
+    },
+
+    remove: (id) => succeeds(scripts.remove, id, [], sendDurably),
 
     async check() {
       const nodes = client.nodes?.('master') ?? [client]
@@ -168,6 +214,12 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     },
   }
 }
+
+/** How many keys a step of a scan looks at. */
+const SCAN_COUNT = 500
+
+/** What an id looks like: somebody else's keys may begin with the same prefix. */
+const RECORD_ID = /^[\w-]{43}$/
 
 function demandOf(given: WaitReplicas): ReplicaDemand {
   if (typeof given !== 'object' || given === null)

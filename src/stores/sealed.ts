@@ -1,5 +1,5 @@
 import { OptionsError, OutcomeUnreadableError } from '../contract/errors.js'
-import type { IdempotencyStore, Outcome, TransactionEnd } from '../contract/store.js'
+import type { IdempotencyStore, Outcome, StoredRecord, TransactionEnd } from '../contract/store.js'
 import { createSealer, isSealed } from './seal.js'
 import { assertStore, passedOn } from './wrapped-store.js'
 
@@ -21,6 +21,8 @@ export interface SealedStoreOptions {
    */
   readonly acceptUnsealed?: boolean
 }
+
+type CompletedRecord = Extract<StoredRecord, { readonly status: 'completed' }>
 
 const KEY_BYTES = 32
 
@@ -50,6 +52,15 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
     )
   }
 
+  /** One record that does not open must not hide the others: it is shown without its answer. */
+  function listed(record: CompletedRecord): CompletedRecord {
+    try {
+      return opened(record.id, record)
+    } catch {
+      return { ...record, outcome: { result: record.outcome.result, head: '{}', body: null } }
+    }
+  }
+
   function sealing<T>(end: TransactionEnd<T>): TransactionEnd<T> {
     const { value, completion } = end
     if (completion === undefined) return end
@@ -58,6 +69,7 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
 
   const transaction = store.transaction?.bind(store) as IdempotencyStore['transaction']
   const completeIn = store.completeIn?.bind(store)
+  const list = store.list?.bind(store)
   return {
     async claim(request) {
       const found = await store.claim(request)
@@ -87,7 +99,13 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
         completeIn(execute, id, token, seal(id, outcome), ttlMs),
     }),
 
-    ...passedOn(store, ['inbox', 'watch', 'sweep', 'check']),
+    ...(list !== undefined && {
+      async *list(query) {
+        for await (const record of list(query)) yield record.status === 'completed' ? listed(record) : record
+      },
+    }),
+
+    ...passedOn(store, ['inbox', 'remove', 'watch', 'sweep', 'check']),
   }
 }
 

@@ -65,6 +65,7 @@ export function tieredStore(options: TieredStoreOptions): IdempotencyStore {
       return problem === undefined ? warnings : [...warnings, problem]
     },
 
-    ...passedOn(durable, ['transaction', 'completeIn', 'inbox', 'watch', 'sweep']),
+    // Not `remove`: a copy would go on to answer.
+    ...passedOn(durable, ['transaction', 'completeIn', 'inbox', 'list', 'watch', 'sweep']),
   }
 }

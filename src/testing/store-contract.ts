@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import type { ClaimResult, IdempotencyStore } from '../contract/store.js'
+import type { ClaimResult, IdempotencyStore, ListQuery, StoredRecord } from '../contract/store.js'
 import {
   aClaim,
   anId,
@@ -404,6 +404,55 @@ export const storeContract: readonly StoreContractCase[] = [
     },
   },
   {
+    name: 'lists records by status, route and age, each once (where it lists)',
+    async run(store) {
+      if (store.list === undefined) return
+      const route = `POST /${anId()}`
+      const meta = { ...aClaim().meta, route, firstSeenAt: Date.now() }
+      const [running, done] = [aClaim({ meta }), aClaim({ meta })]
+      for (const claim of [running, done]) await store.claim(claim)
+      await store.complete(done.id, done.token, anOutcome(), HOUR)
+      const unknown = aClaim({ meta, leaseMs: 1 })
+      await store.claim(unknown)
+      await until(store, unknown.id, (record) => record?.status === 'unknown')
+      const listed = async (query: ListQuery): Promise<readonly string[]> => {
+        const ids: string[] = []
+        for await (const { id } of store.list?.({ route, ...query }) ?? []) ids.push(id)
+        return ids.toSorted()
+      }
+      const all = [running.id, done.id, unknown.id].toSorted()
+      assert.deepEqual(await listed({}), all)
+      assert.deepEqual(await listed({ status: 'running' }), [running.id])
+      assert.deepEqual(await listed({ status: 'completed' }), [done.id])
+      assert.deepEqual(await listed({ status: 'unknown' }), [unknown.id])
+      assert.deepEqual(await listed({ olderThanMs: HOUR }), [])
+      assert.equal((await listed({ limit: 2 })).length, 2)
+      assert.deepEqual(await listed({ route: `${route}/other` }), [])
+      for await (const record of store.list({ route, status: 'completed' })) {
+        assert.deepEqual(record, { ...(await store.find(done.id)), ...changing(record) })
+      }
+    },
+  },
+  {
+    name: 'removes what has ended and what is unknown, and nothing that runs (where it removes)',
+    async run(store) {
+      if (store.remove === undefined) return
+      const [running, done] = [aClaim(), aClaim()]
+      for (const claim of [running, done]) await store.claim(claim)
+      await store.complete(done.id, done.token, anOutcome(), HOUR)
+      const unknown = await lapsed(store)
+      assert.equal(await store.remove(running.id), false)
+      assert.equal(await store.remove(anId()), false)
+      assert.equal((await store.find(running.id))?.status, 'running')
+      for (const { id } of [done, unknown]) {
+        assert.equal(await store.remove(id), true)
+        assert.equal(await store.find(id), undefined)
+        assert.equal(await store.remove(id), false)
+        assert.deepEqual(await store.claim(aClaim({ id })), { status: 'acquired', fence: 1 })
+      }
+    },
+  },
+  {
     name: 'sweeps what has expired, and nothing else (where it sweeps)',
     async run(store) {
       if (store.sweep === undefined) return
@@ -418,3 +467,9 @@ export const storeContract: readonly StoreContractCase[] = [
     },
   },
 ]
+
+/** What of a record is another every time it is read. */
+function changing(record: StoredRecord): Partial<StoredRecord> {
+  const { expiresInMs } = record
+  return record.status === 'completed' ? { expiresInMs, ageMs: record.ageMs } : { expiresInMs }
+}
