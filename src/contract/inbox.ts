@@ -107,6 +107,7 @@ export interface InboxTable {
    *
    * @returns `{ committed: false }` when another transaction that has not ended is at one of the messages: nothing was done.
    * @throws what `work` rejects with: everything was rolled back.
+   * @throws {StoreUnavailableError} when the connection was lost before the commit, whatever `work` made of that.
    * @throws {CommitUndecidedError} when the commit was asked for and its answer never came.
    */
   transaction<T>(

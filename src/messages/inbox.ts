@@ -286,15 +286,14 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
     const deliveries = messages.map(deliveryOf)
     if (deliveries.length === 0) return []
     const messageOf = new Map(deliveries.map((delivery, place) => [delivery, messages[place] as M]))
-    await ready()
     const startedAt = performance.now()
     if (deliveries.length > 1) {
-      const ended = await processing.together(deliveries, async (attempts, context) => {
-        await handler(
+      const ended = await together(deliveries, (attempts, context) =>
+        handler(
           attempts.map(({ delivery, attempt }) => ({ message: messageOf.get(delivery) as M, ...attempt })),
           context,
-        )
-      })
+        ),
+      )
       const durationMs = performance.now() - startedAt
       const isBlocked = order === 'block' && ended?.some(({ result }) => result === 'dead')
       if (ended !== undefined && !isBlocked) {
@@ -308,6 +307,20 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
     return oneByOne(deliveries, (delivery, { tx, signal, ...attempt }) =>
       handler([{ message: messageOf.get(delivery) as M, ...attempt }], { tx, signal }),
     )
+  }
+
+  async function together(
+    deliveries: readonly Delivery[],
+    handler: (
+      ...args: Parameters<Parameters<MessageProcessing<unknown>['together']>[1]>
+    ) => Promise<void> | void,
+  ): ReturnType<MessageProcessing<unknown>['together']> {
+    try {
+      await ready()
+      return await processing.together(deliveries, async (...args) => handler(...args))
+    } catch (cause) {
+      throw new BatchInterruptedError([], { cause })
+    }
   }
 
   async function oneByOne(

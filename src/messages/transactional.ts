@@ -5,6 +5,7 @@ import {
   KeyReusedError,
   LogReplacedError,
   MaxRunExceededError,
+  StoreUnavailableError,
   saysRejected,
 } from '../contract/errors.js'
 import type {
@@ -64,11 +65,20 @@ export function transactional<Client>(parts: TransactionalParts): MessageProcess
     const onAbort = (): void => giveUp.abort(signal?.reason)
     signal?.throwIfAborted()
     signal?.addEventListener('abort', onAbort, { once: true })
+    let lost: StoreUnavailableError | undefined
+    const transaction: InboxTable['transaction'] = async (...args) => {
+      try {
+        return await table.transaction(...args)
+      } catch (error) {
+        if (error instanceof StoreUnavailableError) lost = error
+        throw error
+      }
+    }
     const deadline = deadlines.after(settings.maxRunMs, () => giveUp.abort(new MaxRunExceededError(name)))
     try {
       return await transact<T>(
         {
-          store: { transaction: (run, runSettings) => table.transaction(step, run, runSettings) },
+          store: { transaction: (run, runSettings) => transaction(step, run, runSettings) },
           call,
           settings: {
             isolation: settings.isolation,
@@ -84,8 +94,11 @@ export function transactional<Client>(parts: TransactionalParts): MessageProcess
           },
           onRepeated: () => {},
         },
-        (transaction) => work(transaction as InboxTransaction, giveUp.signal),
+        (begun) => work(begun as InboxTransaction, giveUp.signal),
       )
+    } catch (error) {
+      // Whatever the work made of a connection that was lost.
+      throw lost ?? error
     } finally {
       deadline.cancel()
       signal?.removeEventListener('abort', onAbort)

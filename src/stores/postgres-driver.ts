@@ -37,6 +37,8 @@ export interface DriverTransaction {
   readonly client: unknown
   /** The rows of the first statement. */
   readonly first: readonly unknown[]
+  /** Whether its connection was lost: then whatever failed says nothing about who sent it. */
+  isLost(): boolean
   query(text: string, values: unknown[], prepare: boolean): Promise<readonly unknown[]>
 }
 
@@ -162,6 +164,7 @@ async function runOn<T>(
     const transaction: DriverTransaction = {
       client: connection,
       first: await begin(),
+      isLost: () => broken !== undefined,
       query: async (text, values, prepare) => (await connection.query(statement(text, values, prepare))).rows,
     }
     let end: DriverEnd<T>
@@ -200,7 +203,8 @@ async function runOn<T>(
       await connection.query('rollback')
     } catch (error) {
       // A closed connection rolls back as well. What the work failed with matters more than this.
-      giveBack(asError(error))
+      broken ??= asError(error)
+      giveBack(broken)
     }
   }
 

@@ -1,4 +1,4 @@
-import { TransactionMisuseError } from '../contract/errors.js'
+import { CommitUndecidedError, StoreUnavailableError, TransactionMisuseError } from '../contract/errors.js'
 import type {
   DeadMessage,
   EnterSettings,
@@ -49,11 +49,11 @@ export function postgresInbox(context: InboxContext): InboxTable {
 
   return {
     async transaction(step, work, settings) {
-      let hasBegun = false
+      let begun: DriverTransaction | undefined
       const attempt = async (
         transaction: DriverTransaction,
       ): Promise<DriverEnd<{ readonly value: unknown }>> => {
-        hasBegun = true
+        begun = transaction
         const { value, completion } = await work({
           client: transaction.client,
           ...begunWith(step, transaction.first),
@@ -63,13 +63,17 @@ export function postgresInbox(context: InboxContext): InboxTable {
       }
       try {
         const { value } = await repeatedly(settings, () => {
-          hasBegun = false
+          begun = undefined
           return context.transaction(settings, attempt, statements.first(step))
         })
         return { committed: true, value: value as never }
       } catch (error) {
-        if (!hasBegun && isLocked(error)) return { committed: false }
-        throw error
+        if (begun === undefined && isLocked(error)) return { committed: false }
+        // Whoever gave the transaction up has closed its connection, too.
+        if (settings.signal.aborted || error instanceof CommitUndecidedError || !begun?.isLost()) throw error
+        throw new StoreUnavailableError('The connection was lost in the middle of a transaction', {
+          cause: error,
+        })
       }
     },
 

@@ -81,7 +81,10 @@ export function pglite(db: PGliteDatabase): PostgresDriver {
           try {
             const first = firstText === undefined ? [] : await query(firstText, [], false)
             // Work that never ends would lock everybody out of the only connection.
-            const { value, last } = await unlessAborted(signal, work({ client, first, query }))
+            const { value, last } = await unlessAborted(
+              signal,
+              work({ client, first, isLost: () => false, query }),
+            )
             // Not every version says so when it rolls back in the place of a commit: a last statement does.
             await client.exec(last ?? 'select 1').catch((error: unknown) => {
               throw nameIgnoredFailure(error)

@@ -182,7 +182,7 @@ async function runIn<T>(
     if (lockTimeout !== undefined) await client.unsafe(lockTimeout).raw()
     const query: DriverTransaction['query'] = (...args) => rowsOf(client, options, ...args)
     const first = firstText === undefined ? [] : await query(firstText, [], false)
-    const { value, last } = await work({ client, first, query })
+    const { value, last } = await work({ client, first, isLost: () => guard.isLost, query })
     if (last !== undefined) await sendLast(last)
     return value
   }
