@@ -27,7 +27,14 @@ export type {
 } from './contract/store.js'
 export type { Begun, Engine, Operation } from './core/engine.js'
 export type { EngineOptions } from './core/engine-options.js'
-export type { EventSubject, IdempotencyEvent, IdempotencyListener, StoreStep } from './core/events.js'
+export type {
+  EventSubject,
+  IdempotencyEvent,
+  IdempotencyListener,
+  OutcomeFacts,
+  OutcomeReader,
+  StoreStep,
+} from './core/events.js'
 export type { Answer, EndedTransaction, Execution } from './core/execution.js'
 export type { Run, RunExecution, RunOptions, TransactionClient } from './core/operation.js'
 export type {

@@ -13,7 +13,7 @@ import { keyProblem, recordId, scopeHash } from '../contract/key.js'
 import type { ClaimResult, IdempotencyStore, Outcome } from '../contract/store.js'
 import { claimStore } from './claim.js'
 import { createKeyDerivation } from './derived-keys.js'
-import { createEvents, type EventSubject, type IdempotencyListener } from './events.js'
+import { createEvents, type EventSubject, type IdempotencyListener, type OutcomeReader } from './events.js'
 import {
   createExecution,
   createUnprotectedExecution,
@@ -39,6 +39,8 @@ export interface Operation {
   /** Method and route pattern, or a name, for operators. */
   readonly route: string
   readonly policy: Policy
+  /** Reads its outcome for subscribers. Nothing is decided by it. */
+  readonly reads?: OutcomeReader
 }
 
 /** What became of an operation that was not refused: run it, or answer with what was kept. */
@@ -80,6 +82,14 @@ export interface Engine {
 
   /** Subscribes to everything the engine reports. @returns a function that ends the subscription. */
   on(listener: IdempotencyListener): () => void
+
+  /**
+   * Asks `traceparent` at each claim which trace it belongs to, and keeps that with the outcome where its door can: HTTP
+   * does. The event `replayed` tells it. The last one that was given is asked.
+   *
+   * @returns a function that ends it.
+   */
+  traceWith(traceparent: () => string | undefined): () => void
 
   /**
    * Checks the store, once. Adapters call it at start; the first operation does otherwise.
@@ -127,6 +137,7 @@ export function createEngine(settings: EngineSettings): Engine {
   const reconcile = createReconciler({ store, call, events })
   const deriveKey = createKeyDerivation(settings.secret)
   const inFlight = new Map<string, InFlight>()
+  let traceparent: (() => string | undefined) | undefined
   const shownScopes = new LRUCache<string, string>({ max: REMEMBERED_SCOPES })
 
   async function begin(operation: Operation): Promise<Begun> {
@@ -140,7 +151,7 @@ export function createEngine(settings: EngineSettings): Engine {
     if (cached !== undefined) {
       refuseMismatch(subject, operation.fingerprint, cached.fingerprint)
       const ageMs = cached.ageMs + (performance.now() - cached.cachedAt)
-      return replay(subject, 'cache', cached.outcome, ageMs)
+      return replay(subject, operation, { from: 'cache', outcome: cached.outcome, ageMs })
     }
     try {
       if (!upkeep.isReady) await upkeep.check()
@@ -148,7 +159,10 @@ export function createEngine(settings: EngineSettings): Engine {
     } catch (error) {
       // A store that is full or unfit is there, and says no: that is never a reason to run unprotected.
       const isAway = error instanceof StoreUnavailableError
-      if (!isAway || operation.policy.onStoreOutage !== 'run') throw error
+      if (!isAway || operation.policy.onStoreOutage !== 'run') {
+        if (!isReported(error)) events.emit({ type: 'refused', operation: subject, error })
+        throw error
+      }
       events.emit({ type: 'unprotected', operation: subject, error })
       const execution = createUnprotectedExecution({
         deriveKey: (label) => deriveKey(id, label),
@@ -183,7 +197,7 @@ export function createEngine(settings: EngineSettings): Engine {
           { fingerprint, outcome, ageMs, cachedAt: performance.now() },
           policy.ttlMs - ageMs,
         )
-        return replay(subject, 'store', outcome, ageMs)
+        return replay(subject, operation, { from: 'store', outcome, ageMs })
       }
       if (found.status === 'running') {
         await waitOrRefuse(subject, policy, { startedAt, looks, ...found })
@@ -191,9 +205,12 @@ export function createEngine(settings: EngineSettings): Engine {
       }
       // A shared claim that did not ask for a take-over says nothing about whether ours is granted.
       if (takeOver && found.shared) continue
-      if (takeOver || policy.onUnknown === 'reject') throw unknown(subject, found.fence)
-      const answer = await reconcile(subject, operation, found)
-      if (answer === 'reject') throw unknown(subject, found.fence)
+      if (takeOver || policy.onUnknown === 'reject') throw unknown(subject, found)
+      const answer = await reconcile(subject, operation, found).catch((error: unknown) => {
+        if (error instanceof OutcomeUnknownError) unknown(subject, found)
+        throw error
+      })
+      if (answer === 'reject') throw unknown(subject, found)
       takeOver = answer === 'rerun'
     }
   }
@@ -248,7 +265,16 @@ export function createEngine(settings: EngineSettings): Engine {
       return asFound(answer, false)
     }
     events.emit({ type: 'claimed', operation: subject, fence: answer.fence })
-    const held = { subject, token: attempt.token, fence: answer.fence, fingerprint, policy, claimedAt }
+    const held = {
+      subject,
+      token: attempt.token,
+      fence: answer.fence,
+      fingerprint,
+      policy,
+      claimedAt,
+      traceparent: traceOfClaim(),
+      reads: operation.reads,
+    }
     const execution = createExecution(held, {
       store,
       call,
@@ -268,8 +294,30 @@ export function createEngine(settings: EngineSettings): Engine {
     waiting.wake(id)
   }
 
-  function replay(operation: EventSubject, from: 'store' | 'cache', outcome: Outcome, ageMs: number): Begun {
-    events.emit({ type: 'replayed', operation, from, ageMs, tombstone: outcome.body === null })
+  /** Whoever traces must never change an answer, and its failure must not be silent either. */
+  function traceOfClaim(): string | undefined {
+    try {
+      return traceparent?.()
+    } catch (error) {
+      process.emitWarning(error instanceof Error ? error : String(error), 'OncekeyListenerWarning')
+      return undefined
+    }
+  }
+
+  function replay(
+    subject: EventSubject,
+    { reads }: Operation,
+    found: { readonly from: 'store' | 'cache'; readonly outcome: Outcome; readonly ageMs: number },
+  ): Begun {
+    const { from, outcome, ageMs } = found
+    events.emit({
+      type: 'replayed',
+      operation: subject,
+      from,
+      ageMs,
+      tombstone: outcome.body === null,
+      facts: () => reads?.(outcome) ?? {},
+    })
     return { kind: 'replay', outcome, ageMs }
   }
 
@@ -279,8 +327,11 @@ export function createEngine(settings: EngineSettings): Engine {
     throw new KeyReusedError(subject.key)
   }
 
-  function unknown(subject: EventSubject, fence: number): OutcomeUnknownError {
-    events.emit({ type: 'unknown', operation: subject, fence })
+  function unknown(
+    subject: EventSubject,
+    { fence, meta }: Extract<ClaimResult, { status: 'unknown' }>,
+  ): OutcomeUnknownError {
+    events.emit({ type: 'unknown', operation: subject, fence, firstSeenAt: meta.firstSeenAt })
     return new OutcomeUnknownError(subject.key)
   }
 
@@ -329,7 +380,31 @@ export function createEngine(settings: EngineSettings): Engine {
     )
   }
 
-  return { begin, transaction, assertSupports, on: events.on, check: upkeep.check, close: upkeep.close }
+  function traceWith(given: () => string | undefined): () => void {
+    traceparent = given
+    return () => {
+      if (traceparent === given) traceparent = undefined
+    }
+  }
+
+  return {
+    begin,
+    transaction,
+    assertSupports,
+    on: events.on,
+    traceWith,
+    check: upkeep.check,
+    close: upkeep.close,
+  }
+}
+
+/** Whether an event of its own has told of a refusal. */
+function isReported(error: unknown): boolean {
+  return (
+    error instanceof KeyReusedError ||
+    error instanceof KeyInProgressError ||
+    error instanceof OutcomeUnknownError
+  )
 }
 
 function asFound(answer: Exclude<ClaimResult, { status: 'acquired' }>, shared: boolean) {

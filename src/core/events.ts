@@ -1,4 +1,9 @@
-/** Which operation an event is about. */
+import type { Outcome } from '../contract/store.js'
+
+/**
+ * Which operation an event is about. All events of one call of `begin`, and of the run that comes of it, carry the same
+ * object: a subscriber may tell two concurrent ones apart by it.
+ */
 export interface EventSubject {
   /** The record's name in the store. */
   readonly id: string
@@ -31,6 +36,17 @@ export type StoreStep =
   | 'redrive'
   | 'forget'
 
+/** What the door that an operation came through can say of its outcome. */
+export interface OutcomeFacts {
+  /** The status of an HTTP answer. */
+  readonly status?: number
+  /** The trace of the run that made it, as W3C Trace Context writes it, where `traceWith` gave one. */
+  readonly traceparent?: string
+}
+
+/** Reads what an outcome says of itself. */
+export type OutcomeReader = (outcome: Outcome) => OutcomeFacts
+
 /** What the engine reports, each step once. Metrics, traces and logs subscribe to these and to nothing else. */
 export type IdempotencyEvent =
   /** The right to run was acquired. `fence` above 1 is a take-over of an unknown operation. */
@@ -41,13 +57,17 @@ export type IdempotencyEvent =
       readonly from: 'store' | 'cache'
       readonly ageMs: number
       readonly tombstone: boolean
+      /** Reads the outcome, for whoever asks: the head of an outcome is parsed for nobody else. */
+      facts(): OutcomeFacts
     })
   /** A duplicate was refused because the first is still running. */
   | (About & { readonly type: 'in-progress' })
   /** The key came with another fingerprint, and was refused. */
   | (About & { readonly type: 'mismatch' })
   /** A retry was refused because nobody knows how an earlier attempt ended. */
-  | (About & { readonly type: 'unknown'; readonly fence: number })
+  | (About & { readonly type: 'unknown'; readonly fence: number; readonly firstSeenAt: number })
+  /** An operation was refused because the store failed, did not answer in time, or has no room. */
+  | (About & { readonly type: 'refused'; readonly error: unknown })
   /** A concurrent duplicate waited for `waitedMs`, and then went on. */
   | (About & { readonly type: 'waited'; readonly waitedMs: number })
   /** The application's `onUnknown` function answered, or failed with `error`. */
@@ -55,8 +75,14 @@ export type IdempotencyEvent =
       readonly type: 'reconciled'
       readonly answer: 'outcome' | 'rerun' | 'reject'
       readonly fence: number
+      readonly firstSeenAt: number
     })
-  | (About & { readonly type: 'reconcile-failed'; readonly error: unknown })
+  | (About & {
+      readonly type: 'reconcile-failed'
+      readonly error: unknown
+      readonly fence: number
+      readonly firstSeenAt: number
+    })
   /** An outcome was kept, `runMs` after its claim. `late` marks one that could not be kept at the first attempt. */
   | (About & {
       readonly type: 'completed'
@@ -64,11 +90,15 @@ export type IdempotencyEvent =
       readonly tombstone: boolean
       readonly runMs: number
       readonly late: boolean
+      /** Reads the outcome, for whoever asks. */
+      facts(): OutcomeFacts
     })
   /** The operation ended and its body could not be kept: a tombstone was kept in its place. */
   | (About & { readonly type: 'body-not-kept'; readonly reason: string })
   /** A claim was given back, because nothing was done. */
   | (About & { readonly type: 'released'; readonly runMs: number })
+  /** A run is over for this process, in whatever way: each `claimed` gets one, unless its handler never ends. */
+  | (About & { readonly type: 'claim-ended'; readonly fence: number })
   /** The claim is held by somebody else, or may be: its signal has aborted. */
   | (About & { readonly type: 'claim-lost'; readonly fence: number })
   /** A renewal got no answer. The claim is still held while its lease lasts. */

@@ -13,7 +13,7 @@ import {
 import type { ExecuteStatement, IdempotencyStore, Outcome } from '../contract/store.js'
 import { type Deadline, deadlines } from './deadlines.js'
 import type { DeriveKey, KeyDerivation } from './derived-keys.js'
-import type { EventSubject, Events, IdempotencyEvent } from './events.js'
+import type { EventSubject, Events, IdempotencyEvent, OutcomeReader } from './events.js'
 import type { Policy } from './policy.js'
 import type { StoreCalls } from './store-calls.js'
 import { type Transacted, type TransactionWork, transact } from './transaction.js'
@@ -26,6 +26,8 @@ export interface Execution {
   readonly signal: AbortSignal
   /** Whether a claim stands behind this run. `false` after a store outage with `onStoreOutage: 'run'`. */
   readonly isProtected: boolean
+  /** The trace that this run belongs to, for whoever writes the outcome's head. It decides nothing. */
+  readonly traceparent: string | undefined
 
   /**
    * Keeps the outcome, and says which answer the caller gets: its own, or the one that another run kept.
@@ -111,6 +113,9 @@ export interface HeldClaim {
   readonly policy: Policy
   /** When the claim was asked for, by the monotonic clock: the lease lasts at least `leaseMs` from then. */
   readonly claimedAt: number
+  readonly traceparent: string | undefined
+  /** Reads the outcome for subscribers; `undefined` where its door has nothing to say of it. */
+  readonly reads: OutcomeReader | undefined
 }
 
 /** An execution as the engine sees it. */
@@ -163,6 +168,10 @@ class HeldExecution implements LiveExecution {
       if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason)
     }
     return this.#controller.signal
+  }
+
+  get traceparent(): string | undefined {
+    return this.#claim.traceparent
   }
 
   leaseLeftMs(): number {
@@ -384,13 +393,15 @@ class HeldExecution implements LiveExecution {
   }
 
   #kept(outcome: Outcome, late: boolean): void {
+    const { subject, claimedAt, reads } = this.#claim
     this.#emit({
       type: 'completed',
-      operation: this.#claim.subject,
+      operation: subject,
       result: outcome.result,
       tombstone: outcome.body === null,
-      runMs: performance.now() - this.#claim.claimedAt,
+      runMs: performance.now() - claimedAt,
       late,
+      facts: () => reads?.(outcome) ?? {},
     })
     this.#end()
   }
@@ -476,6 +487,8 @@ class HeldExecution implements LiveExecution {
     this.#state = 'ended'
     this.#renewal.cancel()
     this.#context.onEnd()
+    const { subject, fence } = this.#claim
+    this.#emit({ type: 'claim-ended', operation: subject, fence })
   }
 
   #emit(event: IdempotencyEvent): void {
@@ -503,6 +516,7 @@ export function createUnprotectedExecution(parts: {
   return {
     fence: 0,
     isProtected: false,
+    traceparent: undefined,
     signal: controller.signal,
     complete: async () => OWN,
     release: async () => {},

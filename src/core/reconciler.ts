@@ -36,6 +36,7 @@ export function createReconciler(context: {
     const { policy, key, scope } = operation
     if (typeof policy.onUnknown !== 'function') return policy.onUnknown
     const { fence, meta } = found
+    const { firstSeenAt } = meta
     const controller = new AbortController()
     const deadline = deadlines.after(policy.maxRunMs, () =>
       controller.abort(new Error(`onUnknown did not answer within ${policy.maxRunMs} ms`)),
@@ -48,14 +49,14 @@ export function createReconciler(context: {
       })
       answer = await Promise.race([policy.onUnknown({ key, scope, fence, meta, signal }), tooLate])
     } catch (error) {
-      events.emit({ type: 'reconcile-failed', operation: subject, error })
+      events.emit({ type: 'reconcile-failed', operation: subject, error, fence, firstSeenAt })
       // The application could not tell: to the client the outcome is as unknown as before.
       throw new OutcomeUnknownError(key, { cause: error })
     } finally {
       deadline.cancel()
     }
     const kind = typeof answer === 'string' ? answer : 'outcome'
-    events.emit({ type: 'reconciled', operation: subject, answer: kind, fence })
+    events.emit({ type: 'reconciled', operation: subject, answer: kind, fence, firstSeenAt })
     if (typeof answer === 'string') return answer
     const { outcome } = answer
     // `false` means that somebody else ended it meanwhile: the next look finds what they kept.

@@ -4,6 +4,7 @@ import type { Engine } from '../core/engine.js'
 import { fingerprintOf } from '../core/fingerprint.js'
 import { createExchange, type Exchange } from './exchange.js'
 import { type GivenAnswer, refusalOf, replayOf } from './given-answer.js'
+import { factsOf } from './http-answer.js'
 import type { HttpSettings, IncomingOperation } from './http-options.js'
 import { keyFromHeaders } from './key-header.js'
 
@@ -57,6 +58,7 @@ export async function admit<TRequest>(
       fingerprint: requestFingerprint(settings, incoming),
       route: incoming.route,
       policy: settings.policy,
+      reads: factsOf,
     })
     if (begun.kind === 'replay') return { kind: 'answer', answer: replayOf(begun.outcome, key) }
     const { execution } = begun

@@ -280,7 +280,7 @@ class HeldExchange<TRequest> implements Exchange {
     const { route, refusal } = this.#parts
     const problem = refusal(new TransactionMissingError(route))
     // Kept, since what the handler did outside of a transaction may exist, and must not be done again by a retry.
-    await this.#keep(outcomeOf(problem))
+    await this.#keep(outcomeOf(problem, this.#parts.execution.traceparent))
     return problem
   }
 
@@ -301,7 +301,11 @@ class HeldExchange<TRequest> implements Exchange {
 
   #outcomeOf({ status, headers, body, isText }: CapturedAnswer): Outcome {
     const kept = body === 'too-long' ? 'not-kept' : body
-    return outcomeOf({ status, headers: this.#parts.settings.keptHeaders(headers), body: kept, isText })
+    const { settings, execution } = this.#parts
+    return outcomeOf(
+      { status, headers: settings.keptHeaders(headers), body: kept, isText },
+      execution.traceparent,
+    )
   }
 
   #givenOf({ status, headers, body, isText }: CapturedAnswer): GivenAnswer | 'too-long' {

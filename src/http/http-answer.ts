@@ -1,4 +1,5 @@
 import type { Outcome } from '../contract/store.js'
+import type { OutcomeFacts } from '../core/events.js'
 import type { HeaderList } from './kept-headers.js'
 
 /** An answer as it goes to a client. */
@@ -15,14 +16,18 @@ interface Head {
   readonly status: number
   readonly headers: HeaderList
   readonly body: 'none' | 'text' | 'bytes'
+  /** The trace of the request that was answered first. Left out where nobody traces. */
+  readonly traceparent?: string | undefined
 }
 
 /** An answer as a store keeps it. `'not-kept'` in place of the body makes a tombstone. */
 export function outcomeOf(
   answer: Omit<HttpAnswer, 'body'> & { readonly body: Uint8Array | undefined | 'not-kept' },
+  traceparent?: string,
 ): Outcome {
   const { status, headers, body, isText } = answer
-  const head: Head = { status, headers, body: body === undefined ? 'none' : isText ? 'text' : 'bytes' }
+  const kind = body === undefined ? 'none' : isText ? 'text' : 'bytes'
+  const head: Head = { status, headers, body: kind, traceparent }
   return {
     result: status < 400 ? 'succeeded' : 'failed',
     head: JSON.stringify(head),
@@ -40,4 +45,10 @@ export function answerOf(
     kept: true,
     answer: { status, headers, body: body === 'none' ? undefined : outcome.body, isText: body === 'text' },
   }
+}
+
+/** What an answer that was kept says of itself to subscribers. */
+export function factsOf(outcome: Outcome): OutcomeFacts {
+  const { status, traceparent } = JSON.parse(outcome.head) as Head
+  return { status, ...(typeof traceparent === 'string' && { traceparent }) }
 }

@@ -88,7 +88,7 @@ function transactions(version: ExpressVersion): void {
     expect(first.headers.location).toMatch(/^\/transfers\/\d+$/)
     expect(await money.transfers()).toEqual([key])
     expect(await money.balance('alice')).toBe(90)
-    expect(types()).toEqual(['claimed', 'completed', 'replayed'])
+    expect(types()).toEqual(['claimed', 'completed', 'claim-ended', 'replayed'])
     expect(ignored(log)).toEqual([])
   })
 
@@ -160,7 +160,7 @@ function transactions(version: ExpressVersion): void {
       expect(answer).toMatchObject({ status: 200, bytes })
       expect(answer.headers['content-type']).toBe(type)
     }
-    expect(types()).toEqual(['claimed', 'completed', 'replayed'])
+    expect(types()).toEqual(['claimed', 'completed', 'claim-ended', 'replayed'])
   })
 
   it('answers with 204', async () => {
@@ -218,7 +218,15 @@ function transactions(version: ExpressVersion): void {
     expect(failed.bytes.toString()).not.toContain('not really')
     expect(await send('/', { key })).toMatchObject({ status: 201, isReplay: false })
     expect(await money.transfers()).toEqual(['attempt 2'])
-    expect(types()).toEqual(['claimed', 'rolled-back', 'released', 'claimed', 'completed'])
+    expect(types()).toEqual([
+      'claimed',
+      'rolled-back',
+      'released',
+      'claim-ended',
+      'claimed',
+      'completed',
+      'claim-ended',
+    ])
   })
 
   it.each([402, 404, 409, 422])(

@@ -69,7 +69,7 @@ describeWith(['postgres'], 'request.idempotency.transaction', () => {
     expect(again.headers['content-type']).toBe(first.headers['content-type'])
     expect(await money.transfers()).toEqual([key])
     expect(await money.balance('alice')).toBe(90)
-    expect(types()).toEqual(['claimed', 'completed', 'replayed'])
+    expect(types()).toEqual(['claimed', 'completed', 'claim-ended', 'replayed'])
   })
 
   it('has committed when it resolves', async () => {
@@ -229,7 +229,15 @@ describeWith(['postgres'], 'request.idempotency.transaction', () => {
     expect(await send('/', { key })).toMatchObject({ status: 500, isReplay: false })
     expect(await send('/', { key })).toMatchObject({ status: 200, isReplay: false })
     expect(await money.transfers()).toEqual(['attempt 2'])
-    expect(types()).toEqual(['claimed', 'rolled-back', 'released', 'claimed', 'completed'])
+    expect(types()).toEqual([
+      'claimed',
+      'rolled-back',
+      'released',
+      'claim-ended',
+      'claimed',
+      'completed',
+      'claim-ended',
+    ])
   })
 
   it.each([402, 409, 422, 400, 404])('rolls back a %i that is thrown, and keeps it', async (statusCode) => {

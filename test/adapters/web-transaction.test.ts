@@ -80,7 +80,12 @@ describeWith(['postgres'], 'web handler › transactions', () => {
     expect(again.headers.location).toBe('/p/1')
     expect(again.headers).not.toHaveProperty('set-cookie')
     expect(await effects()).toBe(1)
-    expect(events.filter((type) => !type.startsWith('store-'))).toEqual(['claimed', 'completed', 'replayed'])
+    expect(events.filter((type) => !type.startsWith('store-'))).toEqual([
+      'claimed',
+      'completed',
+      'claim-ended',
+      'replayed',
+    ])
   })
 
   it.each([

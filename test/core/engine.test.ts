@@ -69,7 +69,7 @@ describe('engine › begin', () => {
     expect(await execution.complete(anOutcome())).toEqual({ whose: 'own' })
     const replay = await engine.begin(operation)
     expect(replay).toMatchObject({ kind: 'replay', outcome: anOutcome() })
-    expect(typesOf(events)).toEqual(['claimed', 'completed', 'replayed'])
+    expect(typesOf(events)).toEqual(['claimed', 'completed', 'claim-ended', 'replayed'])
   })
 
   it('refuses a duplicate while the first is running', async () => {
@@ -205,7 +205,7 @@ describe('engine › holding a claim', () => {
     const operation = anOperation()
     await (await run(engine, operation)).release()
     expect(await run(engine, operation)).toMatchObject({ fence: 1 })
-    expect(typesOf(events)).toEqual(['claimed', 'released', 'claimed'])
+    expect(typesOf(events)).toEqual(['claimed', 'released', 'claim-ended', 'claimed'])
   })
 
   it('ends once: a second completion or release changes nothing', async () => {
@@ -282,7 +282,7 @@ describe('engine › a store that is away', () => {
     // Waits for what goes on in the background.
     await engine.close()
     expect(line.calls.release).toBe(2)
-    expect(typesOf(events)).toEqual(['claim-abandoned'])
+    expect(typesOf(events)).toEqual(['claim-abandoned', 'refused'])
   })
 
   it('runs unprotected where the route says so, and reports it', async () => {
@@ -367,7 +367,7 @@ describe('engine › a store that is away', () => {
     await execution.release()
     line.heal()
     await expect.poll(() => typesOf(events), { timeout: 5000 }).toContain('released')
-    expect(typesOf(events)).toEqual(['claimed', 'release-failed', 'released'])
+    expect(typesOf(events)).toEqual(['claimed', 'release-failed', 'released', 'claim-ended'])
     expect(execution.signal.aborted).toBe(false)
   })
 

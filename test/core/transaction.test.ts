@@ -163,7 +163,7 @@ describeWith(['postgres'], 'run, with a transaction', () => {
       line.disturbCommit('loses-answer')
       expect(await pay(anEngine(), 'lost')).toEqual({ paid: true, fence: 1 })
       expect(await money.transfers()).toEqual(['lost'])
-      expect(types()).toEqual(['claimed', 'commit-undecided', 'completed'])
+      expect(types()).toEqual(['claimed', 'commit-undecided', 'completed', 'claim-ended'])
     })
 
     it('says that it does not know while the store is away, and finds out afterwards', async () => {
