@@ -1,0 +1,30 @@
+import type { InboxEvent } from './inbox-events.js'
+import type { Recorder } from './instruments.js'
+import { limited } from './label-limit.js'
+
+/** Makes a listener that measures an inbox. At most `maxSources` topics or queues are told apart. */
+export function measureMessages(recorder: Recorder, maxSources: number): (event: InboxEvent) => void {
+  const sourceOf = limited(maxSources)
+  const consumerOf = limited(maxSources)
+  return (event) => {
+    const { consumer, source } = event.message
+    const labels = { consumer: consumerOf(consumer), source: sourceOf(source) }
+    switch (event.type) {
+      case 'message':
+        recorder.add('messages', { ...labels, result: event.result })
+        if (event.redelivered) recorder.add('messagesRedelivered', labels)
+        if (event.result === 'processed') recorder.observe('messageDuration', labels, event.durationMs / 1000)
+        return
+      case 'message-failed':
+        recorder.add('messageFailures', labels)
+        recorder.observe('messageDuration', labels, event.durationMs / 1000)
+        return
+      case 'message-dead':
+        recorder.add('messagesDead', labels)
+        return
+      case 'message-redriven':
+        recorder.add('messagesRedriven', labels)
+        return
+    }
+  }
+}
