@@ -1,6 +1,8 @@
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { memoryStore } from 'oncekey'
 import idempotency from 'oncekey/fastify'
+import { collectMetrics } from 'oncekey/prometheus'
+import { Registry } from 'prom-client'
 import type { Ledger, Refusal, Transfer } from './ledger.js'
 
 const STATUS: Readonly<Record<Refusal, number>> = { 'no such account': 404, 'insufficient funds': 402 }
@@ -23,7 +25,7 @@ export async function buildBank(ledger: Ledger): Promise<FastifyInstance> {
   const app = Fastify()
 
   app.addHook('onRequest', async (request, reply) => {
-    if (userOf(request) === '')
+    if (request.routeOptions.url !== '/metrics' && userOf(request) === '')
       return reply.code(401).send({ error: 'say who you are: Authorization: Bearer alice' })
   })
 
@@ -31,6 +33,13 @@ export async function buildBank(ledger: Ledger): Promise<FastifyInstance> {
     store: memoryStore(),
     scope: userOf,
     ttl: '24h',
+  })
+
+  const register = new Registry()
+  const stopMetrics = collectMetrics(app.idempotency, { register })
+  app.get('/metrics', async (_request, reply) => {
+    reply.type(register.contentType)
+    return register.metrics()
   })
 
   app.get('/accounts', () => ledger.accounts())
@@ -45,7 +54,10 @@ export async function buildBank(ledger: Ledger): Promise<FastifyInstance> {
     },
   )
 
-  app.addHook('onClose', () => ledger.close())
+  app.addHook('onClose', async () => {
+    stopMetrics()
+    await ledger.close()
+  })
   return app
 }
 

@@ -58,6 +58,8 @@ async function demo(): Promise<void> {
   console.log(curl({ amount: 500 }))
   console.log('The accounts:')
   console.log(`curl -s ${url}/accounts -H 'Authorization: Bearer alice'`)
+  console.log('What became of all these requests, as Prometheus reads it:')
+  console.log(`curl -s ${url}/metrics`)
   console.log('\nStop it with Ctrl+C.')
 
   for (const signal of ['SIGINT', 'SIGTERM'] as const)

@@ -75,6 +75,15 @@ describe('examples/payments', () => {
       { id: 'alice', balance: 9000 },
       { id: 'bob', balance: 11000 },
     ])
+    const metrics = await fetch(`${demo.url}/metrics`)
+    expect(metrics.headers.get('content-type')).toContain('text/plain')
+    const text = await metrics.text()
+    expect(text).toContain('oncekey_requests_total{route="POST /transfers",outcome="run"} 5\n')
+    expect(text).toContain('oncekey_requests_total{route="POST /transfers",outcome="mismatch"} 2\n')
+    expect(text).toContain(
+      'oncekey_completions_total{route="POST /transfers",result="failed",status="4xx"} 1\n',
+    )
+    expect(text).toContain('oncekey_live_claims{route="POST /transfers"} 0\n')
     expect(await demo.stop()).toBe(0)
   })
 })
