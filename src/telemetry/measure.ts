@@ -63,9 +63,7 @@ export function measure(recorder: Recorder, options: LabelOptions = {}): Measure
   function ended(subject: EventSubject, route: string, outcome: string): void {
     recorder.add('requests', { route, outcome })
     const waitedMs = waits.get(subject)
-    if (waitedMs === undefined) return
-    waits.delete(subject)
-    recorder.observe('waitDuration', { route }, waitedMs / 1000)
+    if (waitedMs !== undefined) recorder.observe('waitDuration', { route }, waitedMs / 1000)
   }
 
   function aboutOperation(event: Extract<IdempotencyEvent, { operation: EventSubject }>): void {

@@ -114,6 +114,24 @@ describe('collectMetrics, of a Fastify application', () => {
     expect(total(await values(register, 'oncekey_handler_duration_seconds'))).toBe(4)
   })
 
+  it('counts an outcome that is saved late, and measures no handler by it', async () => {
+    const { pay, line } = world
+    line.disturb('complete', 'fails')
+    expect((await pay(aKey())).status).toBe(201)
+    expect(await values(register, 'oncekey_live_claims')).toEqual({ 'route=POST /payments': 1 })
+    line.heal()
+    await expect
+      .poll(() => values(register, 'oncekey_live_claims'), PATIENT)
+      .toEqual({ 'route=POST /payments': 0 })
+    expect(await values(register, 'oncekey_completions_total')).toEqual({
+      'route=POST /payments,result=succeeded,status=2xx': 1,
+    })
+    expect(total(await values(register, 'oncekey_handler_duration_seconds'))).toBe(0)
+    expect(await values(register, 'oncekey_troubles_total')).toEqual({
+      'route=POST /payments,kind=save-failed': 1,
+    })
+  })
+
   it('shows neither a key nor a scope', async () => {
     const key = aKey()
     await world.pay(key)
