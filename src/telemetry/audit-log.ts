@@ -6,8 +6,8 @@ import { fn, parseOptions } from '../core/parse-options.js'
 import { auditOfMessage } from './audit-messages.js'
 import type { EventSource, ObservedEvent } from './event-source.js'
 
+export type { MessageEvent, MessageSubject } from '../messages/inbox-events.js'
 export type { EventSource, ObservedEvent } from './event-source.js'
-export type { InboxEvent, InboxSubject } from './inbox-events.js'
 
 /** The part of a logger that is used: pino's, and Fastify's. */
 export interface AuditLogger {

@@ -1,9 +1,9 @@
-import type { InboxEvent } from './inbox-events.js'
+import type { MessageEvent } from '../messages/inbox-events.js'
 import type { Recorder } from './instruments.js'
 import { limited } from './label-limit.js'
 
 /** Makes a listener that measures an inbox. At most `maxSources` topics or queues are told apart. */
-export function measureMessages(recorder: Recorder, maxSources: number): (event: InboxEvent) => void {
+export function measureMessages(recorder: Recorder, maxSources: number): (event: MessageEvent) => void {
   const sourceOf = limited(maxSources)
   const consumerOf = limited(maxSources)
   return (event) => {
@@ -24,6 +24,10 @@ export function measureMessages(recorder: Recorder, maxSources: number): (event:
         return
       case 'message-redriven':
         recorder.add('messagesRedriven', labels)
+        return
+      // What an operator is told of by the log: they lead to further attempts, which are counted.
+      case 'on-dead-failed':
+      case 'attempt-not-noted':
         return
     }
   }

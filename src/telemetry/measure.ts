@@ -1,8 +1,8 @@
 import { z } from 'zod'
 import type { EventSubject, IdempotencyEvent } from '../core/events.js'
 import { fn, wholeNumber } from '../core/parse-options.js'
+import type { MessageEvent } from '../messages/inbox-events.js'
 import type { ObservedEvent } from './event-source.js'
-import type { InboxEvent } from './inbox-events.js'
 import type { Recorder } from './instruments.js'
 import { limited } from './label-limit.js'
 import { measureMessages } from './measure-messages.js'
@@ -135,7 +135,7 @@ export function measure(recorder: Recorder, options: LabelOptions = {}): Measure
   return {
     listener(event) {
       if ('operation' in event) return aboutOperation(event)
-      if ('message' in event && typeof event.message === 'object') return messages(event as InboxEvent)
+      if ('message' in event && typeof event.message === 'object') return messages(event as MessageEvent)
       switch (event.type) {
         case 'store-call':
           recorder.observe('storeDuration', { step: event.step }, event.durationMs / 1000)

@@ -6,8 +6,8 @@ import { INSTRUMENTS, type Instrument, type InstrumentName, type Recorder } from
 import { having, type LabelOptions, labelShape, measure } from './measure.js'
 import { describeOnSpan, traceparentOf } from './spans.js'
 
+export type { MessageEvent, MessageSubject } from '../messages/inbox-events.js'
 export type { EventSource, ObservedEvent } from './event-source.js'
-export type { InboxEvent, InboxSubject } from './inbox-events.js'
 export type { LabelOptions } from './measure.js'
 
 /** How an engine or an inbox is measured and traced with OpenTelemetry. */

@@ -5,8 +5,8 @@ import type { EventSource } from './event-source.js'
 import { INSTRUMENTS, type Instrument, type InstrumentName, type Recorder } from './instruments.js'
 import { having, type LabelOptions, labelShape, measure } from './measure.js'
 
+export type { MessageEvent, MessageSubject } from '../messages/inbox-events.js'
 export type { EventSource, ObservedEvent } from './event-source.js'
-export type { InboxEvent, InboxSubject } from './inbox-events.js'
 export type { LabelOptions } from './measure.js'
 
 /** How an engine or an inbox is measured for Prometheus. */

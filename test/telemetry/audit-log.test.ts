@@ -10,7 +10,7 @@ import {
   type AuditOptions,
   auditLine,
   auditLog,
-  type InboxEvent,
+  type MessageEvent,
   writeAudit,
 } from '../../src/telemetry/audit-log.js'
 import { aKey, anApp, send } from '../support/fastify-app.js'
@@ -213,17 +213,17 @@ describe('auditLog, of unknown operations that are found out about', () => {
 describe('auditLog, of an inbox', () => {
   it('writes a line for duplicates, for the dead, and for those that are sent again', () => {
     const { logger, written } = aLogger()
-    let tell: (event: InboxEvent) => void = () => {}
+    let tell: (event: MessageEvent) => void = () => {}
     auditLog(
       {
-        on(listener: (event: InboxEvent) => void) {
+        on(listener: (event: MessageEvent) => void) {
           tell = listener
           return () => {}
         },
       },
       logger,
     )
-    const message = { consumer: 'billing', source: 'orders', key: 'order-17', keyKind: 'header' }
+    const message = { consumer: 'billing', source: 'orders', key: 'order-17', keyKind: 'custom' } as const
     const delivered = { type: 'message', message, attempt: 1, redelivered: false, durationMs: 3 } as const
     tell({ ...delivered, result: 'processed' })
     tell({ ...delivered, result: 'duplicate' })

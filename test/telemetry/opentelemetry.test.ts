@@ -17,7 +17,7 @@ import type { FastifyInstance } from 'fastify'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { createIdempotency } from '../../src/index.js'
 import { memoryStore } from '../../src/stores/memory.js'
-import { type InboxEvent, instrument } from '../../src/telemetry/opentelemetry.js'
+import { instrument, type MessageEvent } from '../../src/telemetry/opentelemetry.js'
 import { aKey, anExpress, closeExpressApps } from '../support/express-app.js'
 import { EXPRESS_VERSIONS } from '../support/express-versions.js'
 import { anApp, send } from '../support/fastify-app.js'
@@ -299,17 +299,17 @@ describe('the instruments', () => {
   })
 
   it('measure an inbox, and write on the span of a message', async () => {
-    const listeners = new Set<(event: InboxEvent) => void>()
+    const listeners = new Set<(event: MessageEvent) => void>()
     const stop = instrument(
       {
-        on(listener: (event: InboxEvent) => void) {
+        on(listener: (event: MessageEvent) => void) {
           listeners.add(listener)
           return () => void listeners.delete(listener)
         },
       },
       { meter },
     )
-    const message = { consumer: 'billing', source: 'orders', key: 'order-17', keyKind: 'header' }
+    const message = { consumer: 'billing', source: 'orders', key: 'order-17', keyKind: 'custom' } as const
     const event = {
       type: 'message',
       message,

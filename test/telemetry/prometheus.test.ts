@@ -5,7 +5,7 @@ import { createEvents, type IdempotencyEvent } from '../../src/core/events.js'
 import { DEFAULT_POLICY } from '../../src/core/policy.js'
 import { createIdempotency } from '../../src/index.js'
 import { memoryStore } from '../../src/stores/memory.js'
-import { collectMetrics, type InboxEvent, type PrometheusOptions } from '../../src/telemetry/prometheus.js'
+import { collectMetrics, type MessageEvent, type PrometheusOptions } from '../../src/telemetry/prometheus.js'
 import { aKey, anExpress, closeExpressApps } from '../support/express-app.js'
 import { EXPRESS_VERSIONS } from '../support/express-versions.js'
 import { gate } from '../support/gate.js'
@@ -313,19 +313,20 @@ describe('collectMetrics, of an engine', () => {
 
 describe('collectMetrics, of an inbox', () => {
   it('counts deliveries, redeliveries, failures and the dead', async () => {
-    const listeners = new Set<(event: InboxEvent) => void>()
+    const listeners = new Set<(event: MessageEvent) => void>()
     const inbox = {
-      on(listener: (event: InboxEvent) => void) {
+      on(listener: (event: MessageEvent) => void) {
         listeners.add(listener)
         return () => void listeners.delete(listener)
       },
     }
     const register = new Registry()
     const end = collectMetrics(inbox, { register, maxSources: 2 })
-    const tell = (event: InboxEvent): void => {
+    const tell = (event: MessageEvent): void => {
       for (const listener of listeners) listener(event)
     }
-    const about = (source: string) => ({ consumer: 'billing', source, key: 'order-17', keyKind: 'header' })
+    const about = (source: string) =>
+      ({ consumer: 'billing', source, key: 'order-17', keyKind: 'custom' }) as const
     const message = { type: 'message', attempt: 1, durationMs: 20 } as const
     tell({ ...message, message: about('orders'), result: 'processed', redelivered: false })
     tell({ ...message, message: about('orders'), result: 'duplicate', redelivered: true })
