@@ -35,8 +35,8 @@ export type AuditEvent =
 export interface AuditLine {
   readonly audit: 'oncekey'
   readonly event: AuditEvent
-  /** When the line was written, in ISO 8601. */
-  readonly time: string
+  /** When the line was made, in ISO 8601. Not `time`: loggers have one of their own, in a form of their own. */
+  readonly at: string
   /** The record's name in the store. */
   readonly id?: string
   /** A hash of the scope. */
@@ -120,7 +120,7 @@ export function auditLog(source: EventSource, logger: AuditLogger, options: Audi
 }
 
 /** What a line is made of: the key as it is, and times in epoch milliseconds. */
-export interface AuditEntry extends Omit<AuditLine, 'audit' | 'time' | 'error' | 'firstSeen' | 'completed'> {
+export interface AuditEntry extends Omit<AuditLine, 'audit' | 'at' | 'error' | 'firstSeen' | 'completed'> {
   readonly firstSeenAt?: number
   readonly completedAt?: number
   readonly error?: unknown
@@ -149,7 +149,7 @@ export function auditLine(entry: AuditEntry, options: AuditOptions = {}): AuditL
   const line: AuditLine = {
     audit: 'oncekey',
     event,
-    time: new Date().toISOString(),
+    at: new Date().toISOString(),
     ...rest,
     ...(shown !== undefined && { key: shown }),
     ...(firstSeenAt !== undefined && { firstSeen: new Date(firstSeenAt).toISOString() }),
