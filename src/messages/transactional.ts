@@ -177,8 +177,9 @@ export function transactional<Client>(parts: TransactionalParts): MessageProcess
         },
       )
     } catch (error) {
-      if (signal?.aborted === true || !isOfTheMessage(error)) throw error
-      return undefined
+      // Batches that meet again and again get through one by one, as does a batch with a message that fails alone.
+      if (signal?.aborted !== true && (isOfTheMessage(error) || hasSqlState(error, /^40/))) return undefined
+      throw error
     }
     if (ended.kind === 'undecided') throw new CommitUndecidedError({ cause: ended.error })
     // One by one they find out which of them is held, or how far they get.
@@ -367,15 +368,16 @@ function isOfTheMessage(error: unknown): boolean {
       code !== 'IDEMPOTENCY_LOG_REPLACED'
     )
   }
-  return !isOfTheDatabase(error)
+  // A statement that runs for too long (57014) may well be the message's own fault.
+  return !hasSqlState(error, /^(08|40|53|57(?!014))/)
 }
 
-function isOfTheDatabase(error: unknown, depth = 0): boolean {
+/** Whether the database gave an error of those codes. Query builders wrap what the client throws. */
+function hasSqlState(error: unknown, states: RegExp, depth = 0): boolean {
   if (typeof error !== 'object' || error === null || depth > 4) return false
   const { code, cause } = error as { readonly code?: unknown; readonly cause?: unknown }
-  // A statement that runs for too long (57014) may well be the message's own fault.
-  if (typeof code === 'string' && code !== '57014' && /^(08|40|53|57)[0-9A-Z]{3}$/.test(code)) return true
-  return isOfTheDatabase(cause, depth + 1)
+  if (typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) && states.test(code)) return true
+  return hasSqlState(cause, states, depth + 1)
 }
 
 /** One signal for several deliveries. Most batches have one or none. */

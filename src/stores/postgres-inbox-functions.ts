@@ -52,7 +52,7 @@ create table ${marks} (
   topic_id text,
   primary key (consumer, topic, part)
 );
-${enterFunction(names)}
+${enterFunctions(names)}
 ${markFunction(names)}
 ${enterManyFunction(names)}
 ${noteFunction(names)}
@@ -62,12 +62,41 @@ ${noteFunction(names)}
 /**
  * Enters a message by its id, as processed. It gives `entered` and the number of the attempt, or what it was before. One
  * that is new costs one insert; one that was processed is read without a lock and without a write.
+ *
+ * Most messages are new, so what is known of the others is looked up in a function of its own: what makes that plan well
+ * would cost each new message as much as its insert.
  */
-function enterFunction({ messages, enter }: InboxNames): string {
-  return `
+function enterFunctions(names: InboxNames): string {
+  const { messages, enter, known } = names
+  return `${knownFunction(names)}
 create or replace function ${enter}(
   ${MESSAGE}, p_counts int, out status text, out attempts int, out fingerprint text
-) language plpgsql ${PLANNED_FOR_GROWTH} ${OWN_LOCK_TIMEOUT} as $enter$
+) language plpgsql ${OWN_LOCK_TIMEOUT} as $enter$
+declare
+  ${LIMIT_LOCKS}
+begin
+  insert into ${messages} (id, consumer, source, key, fingerprint, status, attempts, expires_at, expiry_bucket)
+  values (
+    p_id, p_consumer, p_source, p_key, p_fingerprint, 'processed', 1, ${WINDOW_END}, ${bucketOf(WINDOW_END)}
+  )
+  on conflict do nothing;
+  if found then
+    status := 'entered';
+    attempts := 1;
+    return;
+  end if;
+  select k.status, k.attempts, k.fingerprint into status, attempts, fingerprint
+  from ${known}(p_consumer, p_window_ms, p_lock_ms, p_id, p_source, p_key, p_fingerprint, p_counts) k;
+end
+$enter$;`
+}
+
+/** Enters a message that was met before, where it is to be tried again, and says what it is where it is not. */
+function knownFunction({ messages, known }: InboxNames): string {
+  return `
+create or replace function ${known}(
+  ${MESSAGE}, p_counts int, out status text, out attempts int, out fingerprint text
+) language plpgsql ${PLANNED_FOR_GROWTH} ${OWN_LOCK_TIMEOUT} as $known$
 #variable_conflict use_column
 declare
   ${LIMIT_LOCKS}
@@ -108,7 +137,7 @@ begin
   end loop;
   raise exception 'The message met another one ${LOOKS} times in a row' using errcode = 'serialization_failure';
 end
-$enter$;`
+$known$;`
 }
 
 /**

@@ -36,6 +36,8 @@ export interface InboxNames {
   readonly enter: string
   readonly mark: string
   readonly enterMany: string
+  /** The function that enters a message which was met before, with its schema. */
+  readonly known: string
   /** The function that notes an attempt, with its schema. */
   readonly note: string
 }
@@ -74,6 +76,7 @@ export function tableNames({
       deadIndex: quoted(`${table}_dead`),
       enter: within + quoted(`${table}_enter`),
       mark: within + quoted(`${table}_mark`),
+      known: within + quoted(`${table}_known`),
       enterMany: within + quoted(`${table}_enters`),
       note: within + quoted(`${table}_note`),
     },

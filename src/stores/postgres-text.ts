@@ -3,8 +3,12 @@ export function bytesLiteral(bytes: Buffer): string {
   return `decode('${bytes.toString('hex')}', 'hex')`
 }
 
-/** Text as a literal, of which nothing but hexadecimal digits comes from outside. */
+/** What means itself between quotes, whatever a server makes of backslashes. */
+const PLAIN = /^[A-Za-z0-9_./:@#+, -]*$/
+
+/** Text as a literal: as it is, where nothing in it could mean anything else, or else as hexadecimal digits. */
 export function textLiteral(text: string): string {
+  if (PLAIN.test(text)) return `'${text}'`
   return `convert_from(${bytesLiteral(Buffer.from(text))}, 'UTF8')`
 }
 
