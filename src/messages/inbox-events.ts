@@ -49,6 +49,14 @@ export type MessageEvent =
   | (About & { readonly type: 'on-dead-failed'; readonly error: unknown })
   /** An attempt failed, and the store could not be told: it is not counted. */
   | (About & { readonly type: 'attempt-not-noted'; readonly error: unknown })
+  /** A message was left to its broker, since nothing names it: it has no key that could be kept, and no place. */
+  | {
+      readonly type: 'message-refused'
+      readonly consumer: string
+      /** What it came from. */
+      readonly source: string
+      readonly error: unknown
+    }
   /** A dead message may be processed again, because somebody has decided so. */
   | (About & { readonly type: 'message-redriven' })
 

@@ -110,6 +110,13 @@ export interface Inbox<Context = LeasedContext, BatchContext = LeasedBatchContex
    */
   giveUp(message: Message, error: unknown): Promise<MessageResult>
 
+  /**
+   * Reports a message that nothing names, and that is therefore left to its broker. Nothing is kept of it.
+   *
+   * @param source what it came from.
+   */
+  refuse(source: string, error: unknown): void
+
   /** The dead messages, of one source or of all, in no certain order. */
   listDead(query?: { readonly source?: string }): AsyncIterable<DeadMessage>
 
@@ -371,6 +378,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
         const delivery = deliveryOf(message)
         return reported(delivery, () => processing.giveUp(delivery, error))
       }),
+    refuse: (source, error) => events.emit({ type: 'message-refused', consumer, source, error }),
     listDead: ({ source } = {}) => processing.dead(source),
     async redrive(name) {
       const { entry, subject: message } = deliveryOf(withoutPosition(name))

@@ -38,7 +38,7 @@ export type Disposition =
   | { readonly type: 'acknowledge'; readonly result: Exclude<MessageResult, 'in-progress'> }
   /** It has not: let it come again, not before `delayMs` have passed. `error` is what it failed with, where it did. */
   | { readonly type: 'retry'; readonly delayMs: number; readonly error: unknown }
-  /** It has no key, and no place that could stand for one: leave it to what the broker does with such messages. */
+  /** It has no key, and no place that could stand for one: leave it to the broker. The inbox has reported it. */
   | { readonly type: 'refuse' }
 
 /** Reads the messages of a broker into an inbox, and says what to do with them. */
@@ -60,7 +60,7 @@ const LONGEST_DELAY_MS = 60_000
 
 /** Makes the receiver of an adapter. */
 export function createReceiver<Raw, Context extends Attempt>(
-  inbox: Inbox<Context, never>,
+  inbox: Inbox<Context, unknown>,
   { key = 'auto', fingerprint }: ReceiverOptions<Raw>,
 ): Receiver<Raw, Context> {
   function messageOf(incoming: Incoming<Raw>): Message<Raw> {
@@ -109,15 +109,31 @@ export function createReceiver<Raw, Context extends Attempt>(
     handler: (context: Context) => Promise<void> | void,
   ): Promise<MessageResult | undefined> {
     let message: Message<Raw>
+    let hasBegun = false
     try {
       message = messageOf(incoming)
     } catch (error) {
-      const { origin, position } = incoming.broker
-      if (position === undefined) return undefined
-      // No attempt would give it a key. It is known by its place, so that it can be found and redriven.
-      return inbox.giveUp(named(incoming, { source: origin, key: position, kind: 'position' }), error)
+      return withoutKey(incoming, error)
     }
-    return inbox.processOnce(message, handler)
+    try {
+      return await inbox.processOnce(message, (context) => {
+        hasBegun = true
+        return handler(context)
+      })
+    } catch (error) {
+      const isKeyInvalid = isIdempotencyError(error) && error.code === 'IDEMPOTENCY_KEY_INVALID'
+      if (!isKeyInvalid || hasBegun) throw error
+      return withoutKey(incoming, error)
+    }
+  }
+
+  /** No attempt would give it a key that can be kept. It is known by its place, so that it can be found and redriven. */
+  async function withoutKey(incoming: Incoming<Raw>, error: unknown): Promise<MessageResult | undefined> {
+    const { origin, position } = incoming.broker
+    if (position !== undefined)
+      return inbox.giveUp(named(incoming, { source: origin, key: position, kind: 'position' }), error)
+    inbox.refuse(origin, error)
+    return undefined
   }
 
   /** Exponential, capped, with full jitter. */
