@@ -72,6 +72,10 @@ export interface Inbox<Context = LeasedContext, BatchContext = LeasedBatchContex
   readonly consumer: string
   /** What becomes of the messages behind a dead one. Adapters obey it. */
   readonly order: 'skip' | 'block'
+  /** After so many attempts a message is dead. Adapters make sure that their broker does not give up before. */
+  readonly maxAttempts: number
+  /** How long a handler may run, in milliseconds. */
+  readonly maxRunMs: number
   /** How long adapters wait after a first failed attempt, in milliseconds. */
   readonly attemptDelayMs: number
   /** Whether messages need their position. */
@@ -186,7 +190,8 @@ export function createInbox<Client = TransactionClient>(
 export function createInbox(options: InboxOptions): Inbox
 export function createInbox(options: InboxOptions<never>): TransactionalInbox<unknown> {
   const settings = resolveInboxOptions(options)
-  const { store, consumer, storeTimeoutMs, sweepMs, order, attemptDelayMs, usesWatermark } = settings
+  const { store, consumer, storeTimeoutMs, sweepMs, order, usesWatermark } = settings
+  const { maxAttempts, maxRunMs, attemptDelayMs } = settings
   const events = createEvents<InboxEvent>()
   const call = createStoreCalls({ events, storeTimeoutMs })
   const namespace = `messages:${settings.namespace}`
@@ -368,6 +373,8 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
   return {
     consumer,
     order,
+    maxAttempts,
+    maxRunMs,
     attemptDelayMs,
     usesWatermark,
     processOnce,
