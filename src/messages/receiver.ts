@@ -57,6 +57,8 @@ export interface Receiver<Raw, Context> {
 }
 
 const LONGEST_DELAY_MS = 60_000
+/** A millisecond is longer than the longest delay after fewer. */
+const MOST_DOUBLINGS = 20
 
 /** Makes the receiver of an adapter. */
 export function createReceiver<Raw, Context extends Attempt>(
@@ -94,7 +96,7 @@ export function createReceiver<Raw, Context extends Attempt>(
       if (result === undefined) return { type: 'refuse' }
       if (result === 'in-progress') return { type: 'retry', delayMs: delayMs(1), error: undefined }
       if (result === 'dead' && inbox.order === 'block')
-        return { type: 'retry', delayMs: delayMs(Number.POSITIVE_INFINITY), error: undefined }
+        return { type: 'retry', delayMs: delayMs(inbox.maxAttempts + 1), error: undefined }
       return { type: 'acknowledge', result }
     } catch (error) {
       // Another log is no matter of time.
@@ -138,7 +140,8 @@ export function createReceiver<Raw, Context extends Attempt>(
 
   /** Exponential, capped, with full jitter. */
   function delayMs(attempt: number): number {
-    return Math.random() * Math.min(LONGEST_DELAY_MS, inbox.attemptDelayMs * 2 ** (attempt - 1))
+    const doublings = Math.min(attempt - 1, MOST_DOUBLINGS)
+    return Math.random() * Math.min(LONGEST_DELAY_MS, inbox.attemptDelayMs * 2 ** doublings)
   }
 
   return { receive, messageOf }
