@@ -31,7 +31,7 @@ export interface Queue {
     handler: QueueHandler,
     options?: { readonly drainTimeout?: number },
   ): Promise<Consumption>
-  /** Cuts off all that consume it, and counts what is not acknowledged. */
+  /** Cuts off all that consume it, and counts what is not acknowledged. An acknowledgement may take a moment to count. */
   cutOff(): Promise<number>
 }
 
@@ -107,7 +107,7 @@ export const QUEUE_CASES: readonly QueueCase[] = [
       expect(await consumption.ended).toEqual({ reason: 'stopped' })
       expect(results).toEqual(bodies.map(() => 'processed'))
       expect(await Promise.all(bodies.map(effectsOf))).toEqual(bodies.map(() => 1))
-      expect(await queue.cutOff()).toBe(0)
+      await expect.poll(() => queue.cutOff(), eventually).toBe(0)
     },
   },
   {
@@ -140,7 +140,7 @@ export const QUEUE_CASES: readonly QueueCase[] = [
       await expect.poll(() => results, eventually).toEqual(['processed', 'duplicate'])
       await second.stop()
       expect(await effectsOf(body)).toBe(1)
-      expect(await queue.cutOff()).toBe(0)
+      await expect.poll(() => queue.cutOff(), eventually).toBe(0)
     },
   },
   {
@@ -176,7 +176,7 @@ export const QUEUE_CASES: readonly QueueCase[] = [
       expect(results.at(-1)).toBe('processed')
       expect(await Promise.all(bodies.map(effectsOf))).toEqual(bodies.map(() => 1))
       expect(events.filter(({ type }) => type === 'message-failed')).toHaveLength(2)
-      expect(await queue.cutOff()).toBe(0)
+      await expect.poll(() => queue.cutOff(), eventually).toBe(0)
     },
   },
   {
@@ -194,10 +194,12 @@ export const QUEUE_CASES: readonly QueueCase[] = [
       })
       await inside.opened
       await queue.publish(body, body)
-      await queue.consume(inbox, () => expect.fail())
+      const first = await queue.consume(inbox, () => expect.fail())
       await expect.poll(() => results.length, eventually).toBeGreaterThanOrEqual(3)
       expect(new Set(results)).toEqual(new Set(['in-progress']))
       expect(await queue.cutOff()).toBe(1)
+      // What it had in hand is not for the gate to let through.
+      await first.ended
 
       finish.open()
       expect(await other).toBe('processed')
@@ -205,7 +207,7 @@ export const QUEUE_CASES: readonly QueueCase[] = [
       await expect.poll(() => results.at(-1), eventually).toBe('duplicate')
       await second.stop()
       expect(await effectsOf(body)).toBe(1)
-      expect(await queue.cutOff()).toBe(0)
+      await expect.poll(() => queue.cutOff(), eventually).toBe(0)
     },
   },
   {
@@ -298,7 +300,7 @@ export const QUEUE_CASES: readonly QueueCase[] = [
       await consumption.stop()
       expect(seen).toEqual(bodies)
       expect(await Promise.all(bodies.map(effectsOf))).toEqual([1, 1, 1, 1])
-      expect(await queue.cutOff()).toBe(0)
+      await expect.poll(() => queue.cutOff(), eventually).toBe(0)
     },
   },
 ]
