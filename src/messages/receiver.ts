@@ -1,4 +1,4 @@
-import { isIdempotencyError } from '../contract/errors.js'
+import { BatchInterruptedError, isIdempotencyError } from '../contract/errors.js'
 import type { LogPosition } from '../contract/inbox.js'
 import type { Inbox } from './inbox.js'
 import type { MessageResult } from './inbox-events.js'
@@ -42,18 +42,35 @@ export type Disposition =
   | { readonly type: 'refuse' }
 
 /** Reads the messages of a broker into an inbox, and says what to do with them. */
-export interface Receiver<Raw, Context> {
+export interface Receiver<Raw, Context, BatchContext> {
   /** Processes one message. It rejects only for what no later delivery would mend. */
   receive(
     incoming: Incoming<Raw>,
     handler: (raw: Raw, context: Context) => Promise<void> | void,
   ): Promise<Disposition>
+
   /**
-   * The message of a batch, with its key.
-   *
-   * @throws {KeyMissingError} when it has none: `receive` gives it up.
+   * Processes the first of several messages together: as many as have a key, or one that has none. `done` says how many
+   * of them may be acknowledged, which may be fewer than there are. With `retry`, the next one has to come again.
    */
-  messageOf(incoming: Incoming<Raw>): Message<Raw>
+  receiveBatch(
+    incoming: readonly Incoming<Raw>[],
+    handler: BatchHandler<Raw, BatchContext>,
+  ): Promise<ReceivedBatch>
+}
+
+/** What is done with the new ones of a batch, in their order. */
+export type BatchHandler<Raw, BatchContext> = (
+  messages: readonly { readonly raw: Raw; readonly attempt: Attempt }[],
+  context: BatchContext,
+) => Promise<void> | void
+
+/** What became of a batch. */
+export interface ReceivedBatch {
+  readonly done: number
+  /** How many of those were new. */
+  readonly processed: number
+  readonly retry: Extract<Disposition, { readonly type: 'retry' }> | undefined
 }
 
 const LONGEST_DELAY_MS = 60_000
@@ -61,10 +78,10 @@ const LONGEST_DELAY_MS = 60_000
 const MOST_DOUBLINGS = 20
 
 /** Makes the receiver of an adapter. */
-export function createReceiver<Raw, Context extends Attempt>(
-  inbox: Inbox<Context, unknown>,
+export function createReceiver<Raw, Context extends Attempt, BatchContext = unknown>(
+  inbox: Inbox<Context, BatchContext>,
   { key = 'auto', fingerprint }: ReceiverOptions<Raw>,
-): Receiver<Raw, Context> {
+): Receiver<Raw, Context, BatchContext> {
   function messageOf(incoming: Incoming<Raw>): Message<Raw> {
     const message = named(incoming, keyOf(incoming))
     return fingerprint === undefined ? message : { ...message, fingerprint: fingerprint(incoming.raw) }
@@ -103,6 +120,58 @@ export function createReceiver<Raw, Context extends Attempt>(
       if (isIdempotencyError(error) && error.code === 'IDEMPOTENCY_LOG_REPLACED') throw error
       return { type: 'retry', delayMs: delayMs(attempt), error }
     }
+  }
+
+  async function receiveBatch(
+    incoming: readonly Incoming<Raw>[],
+    handler: BatchHandler<Raw, BatchContext>,
+  ): Promise<ReceivedBatch> {
+    const messages = namedFirst(incoming)
+    if (messages.length === 0) return receiveUnnamed(incoming)
+    let attempts = 1
+    try {
+      const results = await inbox.processBatch(messages, (fresh, context) => {
+        for (const { attempt } of fresh) attempts = Math.max(attempts, attempt)
+        return handler(
+          fresh.map(({ message, ...attempt }) => ({ raw: message.payload as Raw, attempt })),
+          context,
+        )
+      })
+      return { done: results.length, processed: processedOf(results), retry: undefined }
+    } catch (error) {
+      if (!(error instanceof BatchInterruptedError)) throw error
+      const results = error.results as readonly MessageResult[]
+      const { cause } = error
+      const code = isIdempotencyError(cause) ? cause.code : undefined
+      if (code === 'IDEMPOTENCY_LOG_REPLACED') throw cause
+      const isWaiting = code === 'IDEMPOTENCY_KEY_IN_PROGRESS'
+      const attempt = code === 'IDEMPOTENCY_MESSAGE_DEAD' ? inbox.maxAttempts + 1 : isWaiting ? 1 : attempts
+      const retry = {
+        type: 'retry',
+        delayMs: delayMs(attempt),
+        error: isWaiting ? undefined : cause,
+      } as const
+      return { done: results.length, processed: processedOf(results), retry }
+    }
+  }
+
+  /** Those before the first that has no key. */
+  function namedFirst(incoming: readonly Incoming<Raw>[]): readonly Message<Raw>[] {
+    const messages: Message<Raw>[] = []
+    try {
+      for (const one of incoming) messages.push(messageOf(one))
+    } catch {
+      // It goes alone, and what it lacks is said then.
+    }
+    return messages
+  }
+
+  async function receiveUnnamed([first]: readonly Incoming<Raw>[]): Promise<ReceivedBatch> {
+    if (first === undefined) return { done: 0, processed: 0, retry: undefined }
+    const disposition = await receive(first, () => {})
+    return disposition.type === 'retry'
+      ? { done: 0, processed: 0, retry: disposition }
+      : { done: 1, processed: 0, retry: undefined }
   }
 
   /** `undefined` for a message that nothing names, and that could not be known again. */
@@ -144,5 +213,9 @@ export function createReceiver<Raw, Context extends Attempt>(
     return Math.random() * Math.min(LONGEST_DELAY_MS, inbox.attemptDelayMs * 2 ** doublings)
   }
 
-  return { receive, messageOf }
+  return { receive, receiveBatch }
+}
+
+function processedOf(results: readonly MessageResult[]): number {
+  return results.filter((result) => result === 'processed').length
 }

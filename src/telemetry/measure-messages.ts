@@ -7,7 +7,7 @@ export function measureMessages(recorder: Recorder, maxSources: number): (event:
   const sourceOf = limited(maxSources)
   const consumerOf = limited(maxSources)
   return (event) => {
-    const { consumer, source } = event.message
+    const { consumer, source } = event.type === 'message-refused' ? event : event.message
     const labels = { consumer: consumerOf(consumer), source: sourceOf(source) }
     switch (event.type) {
       case 'message':
@@ -28,6 +28,7 @@ export function measureMessages(recorder: Recorder, maxSources: number): (event:
       // What an operator is told of by the log: they lead to further attempts, which are counted.
       case 'on-dead-failed':
       case 'attempt-not-noted':
+      case 'message-refused':
         return
     }
   }
