@@ -7,6 +7,10 @@ export interface ServerProcess {
   /** Stops the process in the middle of whatever it does. */
   stop(): void
   resume(): void
+  /** Resolves when the process has ended, whoever ended it. */
+  readonly ended: Promise<void>
+  /** Asks the process to end, and waits until it has. */
+  end(): Promise<void>
   /** Ends the process without any warning, and waits until it is gone. */
   kill(): Promise<void>
 }
@@ -28,8 +32,13 @@ export async function startServerProcess(program: string, options: unknown): Pro
   })
   return {
     url,
+    ended: exited,
     stop: () => void child.kill('SIGSTOP'),
     resume: () => void child.kill('SIGCONT'),
+    async end() {
+      child.kill('SIGTERM')
+      await exited
+    },
     async kill() {
       child.kill('SIGKILL')
       await exited
