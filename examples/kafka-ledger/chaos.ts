@@ -18,7 +18,7 @@ export interface ChaosOptions {
   readonly inBatches: boolean
   readonly consumers: number
   readonly partitions: number
-  /** About how often one of the consumers is killed, in milliseconds. */
+  /** About how often one of the consumers is killed, in milliseconds. The group needs some of that to find it out. */
   readonly killEveryMs: number
   readonly tell: (line: string) => void
 }
@@ -28,7 +28,7 @@ export interface ChaosReport extends LedgerCount {
   readonly events: number
   readonly messages: number
   readonly kills: number
-  /** How many messages were delivered again after their effect was committed. */
+  /** How long it took until every offset was committed. */
   readonly seconds: number
 }
 
@@ -58,6 +58,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     for (let isDone = false; !isDone; ) {
       await pause(options.killEveryMs * (0.5 + Math.random()))
       const left = await messagesLeft(admin, topic, group)
+      // A broker that is still loading what it knows of the group says so.
+      if (left === undefined) continue
       tell(`${left} messages left, ${kills} kills so far`)
       isDone = left === 0
       if (isDone) break
@@ -84,14 +86,19 @@ function startConsumer(options: ConsumerOptions): ChildProcess {
   return spawn(process.execPath, [PROGRAM, told], { stdio: ['ignore', 'inherit', 'inherit'] })
 }
 
-/** How many messages have no committed offset behind them. */
+/** How many messages have no committed offset behind them; `undefined` where the broker cannot tell now. */
 async function messagesLeft(
   admin: ReturnType<Kafka['admin']>,
   topic: string,
   group: string,
-): Promise<number> {
+): Promise<number | undefined> {
   const ends = await admin.fetchTopicOffsets(topic)
-  const [committed] = await admin.fetchOffsets({ groupId: group, topics: [topic] })
+  const offsets = await admin.fetchOffsets({ groupId: group, topics: [topic] }).catch((error: unknown) => {
+    if ((error as { readonly retriable?: boolean }).retriable === true) return undefined
+    throw error
+  })
+  if (offsets === undefined) return undefined
+  const [committed] = offsets
   return ends.reduce((left, { partition, high }) => {
     const offset = committed?.partitions.find((one) => one.partition === partition)?.offset ?? '-1'
     return left + Number(high) - Math.max(0, Number(offset))

@@ -29,7 +29,7 @@ async function demo(): Promise<void> {
       inBatches: values.batches,
       consumers: 3,
       partitions: 6,
-      killEveryMs: 3000,
+      killEveryMs: values.batches ? 1000 : 3000,
       tell: (line) => console.log(line),
     })
     show(report)
