@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { startPostgresServer } from '../support/postgres-server.js'
 import { startRedisServer } from '../support/redis-server.js'
 import { BODY, measureRate, median, ROUNDS, SECONDS, startServer } from './measure.js'
+import { benchMessages } from './messages.js'
 import type { BenchServerOptions } from './server.js'
 import { benchTransactions } from './transactions.js'
 
@@ -90,5 +91,8 @@ function report(perSecond: ReadonlyMap<string, readonly number[]>): void {
   }
 }
 
-await bench()
-await benchTransactions()
+const PARTS = { requests: bench, transactions: benchTransactions, messages: benchMessages }
+
+// `npm run bench -- messages` measures one part alone.
+const asked = process.argv.slice(2)
+for (const [name, part] of Object.entries(PARTS)) if (asked.length === 0 || asked.includes(name)) await part()

@@ -147,6 +147,29 @@ describeWith(['postgres'], 'createInbox › with transactions', () => {
     expect(await deadOf(inbox as never)).toMatchObject([{ key: message.key }])
   })
 
+  it.each([true, false])(
+    'counts no delivery that meets somebody at the message, where one may have crashed (the first: %s)',
+    async (mayHaveCrashed) => {
+      const inbox = anInbox({ attempts: { max: 2 }, lockTimeout: '20ms' })
+      const message = aMessage()
+      const inside = gate()
+      const finish = gate()
+      const first = inbox.processOnce({ ...message, mayHaveCrashed }, async () => {
+        inside.open()
+        await finish.opened
+        throw new Error('not now')
+      })
+      await inside.opened
+      for (let delivery = 0; delivery < 5; delivery += 1)
+        expect(await inbox.processOnce({ ...message, mayHaveCrashed: true }, () => {})).toBe('in-progress')
+      finish.open()
+      await expect(first).rejects.toThrow('not now')
+      const seen: number[] = []
+      const last = await inbox.processOnce(message, ({ attempt }) => void seen.push(attempt))
+      expect([last, seen]).toEqual(['processed', [2]])
+    },
+  )
+
   it('gives up a handler that runs for longer than maxRun, and rolls it back', async () => {
     const inbox = anInbox({ maxRun: '50ms' })
     const message = aMessage()
