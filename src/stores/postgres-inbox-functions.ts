@@ -2,6 +2,12 @@ import type { InboxNames } from './postgres-names.js'
 import { bucketOf, ms } from './postgres-record.js'
 import { PLANNED_FOR_GROWTH } from './postgres-steps.js'
 
+/** What a message was found to be: entered, with the number of the attempt; or with its fingerprint; or of another log. */
+export const ENTERED = 'e'
+export const PROCESSED = 'p'
+export const DEAD = 'd'
+export const FOREIGN = 'f'
+
 /** How often a function looks again when others come between its statements. */
 const LOOKS = 10
 
@@ -60,7 +66,7 @@ ${noteFunction(names)}
 }
 
 /**
- * Enters a message by its id, as processed. It gives `entered` and the number of the attempt, or what it was before. One
+ * Enters a message by its id, as processed, and says what it is: a letter, and what belongs to it. One
  * that is new costs one insert; one that was processed is read without a lock and without a write.
  *
  * Most messages are new, so what is known of the others is looked up in a function of its own: what makes that plan well
@@ -69,9 +75,8 @@ ${noteFunction(names)}
 function enterFunctions(names: InboxNames): string {
   const { messages, enter, known } = names
   return `${knownFunction(names)}
-create or replace function ${enter}(
-  ${MESSAGE}, p_counts int, out status text, out attempts int, out fingerprint text
-) language plpgsql ${OWN_LOCK_TIMEOUT} as $enter$
+create or replace function ${enter}(${MESSAGE}, p_counts int)
+returns text language plpgsql ${OWN_LOCK_TIMEOUT} as $enter$
 declare
   ${LIMIT_LOCKS}
 begin
@@ -81,12 +86,9 @@ begin
   )
   on conflict do nothing;
   if found then
-    status := 'entered';
-    attempts := 1;
-    return;
+    return '${ENTERED}1';
   end if;
-  select k.status, k.attempts, k.fingerprint into status, attempts, fingerprint
-  from ${known}(p_consumer, p_window_ms, p_lock_ms, p_id, p_source, p_key, p_fingerprint, p_counts) k;
+  return ${known}(p_consumer, p_window_ms, p_lock_ms, p_id, p_source, p_key, p_fingerprint, p_counts);
 end
 $enter$;`
 }
@@ -94,13 +96,13 @@ $enter$;`
 /** Enters a message that was met before, where it is to be tried again, and says what it is where it is not. */
 function knownFunction({ messages, known }: InboxNames): string {
   return `
-create or replace function ${known}(
-  ${MESSAGE}, p_counts int, out status text, out attempts int, out fingerprint text
-) language plpgsql ${PLANNED_FOR_GROWTH} ${OWN_LOCK_TIMEOUT} as $known$
+create or replace function ${known}(${MESSAGE}, p_counts int)
+returns text language plpgsql ${PLANNED_FOR_GROWTH} ${OWN_LOCK_TIMEOUT} as $known$
 #variable_conflict use_column
 declare
   ${LIMIT_LOCKS}
   looked_at timestamptz;
+  attempt int;
   m ${messages}%rowtype;
 begin
   for look in 1..${LOOKS} loop
@@ -110,18 +112,13 @@ begin
     )
     on conflict do nothing;
     if found then
-      status := 'entered';
-      attempts := 1;
-      return;
+      return '${ENTERED}1';
     end if;
     select * into m from ${messages} t where t.id = p_id;
     continue when not found;
     looked_at := clock_timestamp();
     if m.expires_at > looked_at and m.status in ('processed', 'dead') then
-      status := m.status;
-      attempts := m.attempts;
-      fingerprint := m.fingerprint;
-      return;
+      return case m.status when 'dead' then '${DEAD}' else '${PROCESSED}' end || coalesce(m.fingerprint, '');
     end if;
     update ${messages} t set
       status = 'processed', fingerprint = p_fingerprint,
@@ -129,10 +126,9 @@ begin
       created_at = case when t.expires_at > looked_at then t.created_at else looked_at end,
       expires_at = ${WINDOW_END}, expiry_bucket = ${bucketOf(WINDOW_END)}
     where t.id = p_id and (t.status in ('open', 'redriven') or t.expires_at <= looked_at)
-    returning t.attempts into attempts;
+    returning t.attempts into attempt;
     if found then
-      status := 'entered';
-      return;
+      return '${ENTERED}' || attempt;
     end if;
   end loop;
   raise exception 'The message met another one ${LOOKS} times in a row' using errcode = 'serialization_failure';
@@ -155,34 +151,30 @@ function markFunction({ messages, marks, mark, enter }: InboxNames): string {
       )`
   return `
 create or replace function ${mark}(
-  ${MESSAGE}, p_counts int, p_topic text, p_part int, p_offset bigint, p_time_ms bigint, p_topic_id text,
-  out status text, out attempts int, out fingerprint text
-) language plpgsql ${PLANNED_FOR_GROWTH} ${OWN_LOCK_TIMEOUT} as $mark$
+  ${MESSAGE}, p_counts int, p_topic text, p_part int, p_offset bigint, p_time_ms bigint, p_topic_id text
+) returns text language plpgsql ${PLANNED_FOR_GROWTH} ${OWN_LOCK_TIMEOUT} as $mark$
 #variable_conflict use_column
 declare
   ${LIMIT_LOCKS}
   is_redriven boolean := false;
-  known record;
+  was text;
+  entry text := '${ENTERED}1';
   m ${marks}%rowtype;
 begin
-  select t.status, t.attempts into known from ${messages} t where t.id = p_id and t.expires_at > clock_timestamp();
+  select t.status into was from ${messages} t where t.id = p_id and t.expires_at > clock_timestamp();
   if found then
-    is_redriven := known.status = 'redriven';
-    select e.status, e.attempts, e.fingerprint into status, attempts, fingerprint
-    from ${enter}(p_consumer, p_window_ms, p_lock_ms, p_id, p_source, p_key, p_fingerprint, p_counts) e;
-    if status <> 'entered' then
-      return;
+    is_redriven := was = 'redriven';
+    entry := ${enter}(p_consumer, p_window_ms, p_lock_ms, p_id, p_source, p_key, p_fingerprint, p_counts);
+    if not starts_with(entry, '${ENTERED}') then
+      return entry;
     end if;
-  else
-    attempts := 1;
   end if;
   for look in 1..${LOOKS} loop
     insert into ${marks} (consumer, topic, part, first_offset, last_offset, newest_ms, topic_id)
     values (p_consumer, p_topic, p_part, p_offset, p_offset, p_time_ms, p_topic_id)
     on conflict do nothing;
     if found then
-      status := 'entered';
-      return;
+      return entry;
     end if;
     update ${marks} m set
       last_offset = p_offset, newest_ms = greatest(m.newest_ms, p_time_ms),
@@ -190,13 +182,11 @@ begin
     where m.consumer = p_consumer and m.topic = p_topic and m.part = p_part
       and p_offset > m.last_offset and not ${isForeign};
     if found then
-      status := 'entered';
-      return;
+      return entry;
     end if;
     select * into m from ${marks} t where t.consumer = p_consumer and t.topic = p_topic and t.part = p_part;
     continue when not found or (p_offset > m.last_offset and not ${isForeign});
-    status := case when is_redriven then 'entered' when ${isForeign} then 'foreign' else 'processed' end;
-    return;
+    return case when is_redriven then entry when ${isForeign} then '${FOREIGN}' else '${PROCESSED}' end;
   end loop;
   raise exception 'The message met another one ${LOOKS} times in a row' using errcode = 'serialization_failure';
 end
@@ -215,7 +205,7 @@ function enterManyFunction({ messages, enter, mark, enterMany }: InboxNames): st
   return `
 create or replace function ${enterMany}(
   p_consumer text, p_window_ms float8, p_lock_ms int, p_counts int, p_messages text,
-  out place int, out status text, out attempts int, out fingerprint text
+  out place int, out finding text
 ) returns setof record language plpgsql ${PLANNED_FOR_GROWTH} ${OWN_LOCK_TIMEOUT} as $enters$
 #variable_conflict use_column
 declare
@@ -235,17 +225,13 @@ begin
   for c in select * from ${asked} order by t nulls first, n, o, id loop
     place := c.p;
     if c.o is not null then
-      select e.status, e.attempts, e.fingerprint into status, attempts, fingerprint
-      from ${mark}(
+      finding := ${mark}(
         p_consumer, p_window_ms, p_lock_ms, decode(c.id, 'hex'), c.s, c.k, c.f, p_counts, c.t, c.n, c.o, c.m, c.u
-      ) e;
+      );
     elsif decode(c.id, 'hex') = any (fresh) then
-      status := 'entered';
-      attempts := 1;
-      fingerprint := null;
+      finding := '${ENTERED}1';
     else
-      select e.status, e.attempts, e.fingerprint into status, attempts, fingerprint
-      from ${enter}(p_consumer, p_window_ms, p_lock_ms, decode(c.id, 'hex'), c.s, c.k, c.f, p_counts) e;
+      finding := ${enter}(p_consumer, p_window_ms, p_lock_ms, decode(c.id, 'hex'), c.s, c.k, c.f, p_counts);
     end if;
     return next;
   end loop;

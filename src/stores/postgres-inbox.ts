@@ -11,6 +11,7 @@ import type {
 } from '../contract/inbox.js'
 import type { ExecuteStatement, StatementValue, TransactionSettings } from '../contract/store.js'
 import type { DriverEnd, DriverTransaction, PostgresDriver } from './postgres-driver.js'
+import { DEAD, ENTERED, FOREIGN } from './postgres-inbox-functions.js'
 import type { InboxNames } from './postgres-names.js'
 import { batchText } from './postgres-steps.js'
 import {
@@ -149,7 +150,7 @@ function inboxStatements({ messages, enter, mark, enterMany, note }: InboxNames)
     /** Enters a message, but only in the transaction of that number. Values: the message, the number. A row when it did. */
     enterIn: (consumer: string, settings: EnterSettings): TwofoldStatement =>
       twofold(`
-select e.status, e.attempts, e.fingerprint
+select e.finding
 from ${enterMany}(${common(consumer, settings)}, ${settings.countsAttempt ? 1 : 0}, ${HERE}::text) e
 where pg_current_xact_id_if_assigned()::text = ${HERE}::text`),
 
@@ -188,8 +189,7 @@ select (select count(*)::int from gone) as removed, (select id from page order b
     if (entries.length > 1)
       return `select * from ${enterMany}(${shared}, ${counts}, ${textLiteral(batchText(entries.map(asked)))})`
     const { position } = entry
-    if (position === undefined)
-      return `select 0 as place, e.* from ${enter}(${shared}, ${named(entry)}, ${counts}) e`
+    if (position === undefined) return `select ${enter}(${shared}, ${named(entry)}, ${counts}) as finding`
     const { topic, partition, offset, timestampMs, topicId } = position
     const where = [
       textLiteral(topic),
@@ -198,7 +198,7 @@ select (select count(*)::int from gone) as removed, (select id from page order b
       `${timestampMs}::bigint`,
       nullable(topicId),
     ]
-    return `select 0 as place, e.* from ${mark}(${shared}, ${named(entry)}, ${counts}, ${where.join(', ')}) e`
+    return `select ${mark}(${shared}, ${named(entry)}, ${counts}, ${where.join(', ')}) as finding`
   }
 
   function noteText(entry: InboxEntry, settings: NoteSettings): string {
@@ -243,23 +243,26 @@ function nullable(text: string | undefined): string {
 }
 
 interface FindingRow {
-  readonly place: number
-  readonly status: InboxFinding['status']
-  readonly attempts: number | null
-  readonly fingerprint: string | null
+  /** Not where there is one message. */
+  readonly place?: number
+  readonly finding: string
 }
 
 function begunWith(step: InboxStep, rows: readonly unknown[]) {
   if (step.type === 'note') return { findings: [], noted: notedOf(rows) }
   const findings: InboxFinding[] = []
-  for (const row of rows as FindingRow[]) findings[row.place] = findingOf(row)
+  for (const row of rows) findings[(row as FindingRow).place ?? 0] = findingOf(row)
   return { findings, noted: undefined }
 }
 
 function findingOf(row: unknown): InboxFinding {
-  const { status, attempts, fingerprint } = row as FindingRow
-  if (status === 'entered') return { status, attempt: Number(attempts) }
-  return status === 'foreign' ? { status } : { status, fingerprint: fingerprint ?? undefined }
+  const { finding } = row as FindingRow
+  const rest = finding.slice(1)
+  if (finding.startsWith(ENTERED)) return { status: 'entered', attempt: Number(rest) }
+  if (finding.startsWith(FOREIGN)) return { status: 'foreign' }
+  // Nobody's fingerprint is empty.
+  const fingerprint = rest === '' ? undefined : rest
+  return { status: finding.startsWith(DEAD) ? 'dead' : 'processed', fingerprint }
 }
 
 function notedOf(rows: readonly unknown[]): NotedAttempt {
