@@ -1,12 +1,19 @@
 import { randomUUID } from 'node:crypto'
+import { Socket } from 'node:net'
 import { jetstream, jetstreamManager } from '@nats-io/jetstream'
 import { connect as connectToNats } from '@nats-io/transport-node'
 import { Admin, Consumer, Producer, stringDeserializers, stringSerializers } from '@platformatic/kafka'
 import { connect as connectToRabbitMq } from 'amqplib'
 import { Kafka, logLevel } from 'kafkajs'
-import { expect, it } from 'vitest'
+import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { gate } from '../support/gate.js'
 import { brokerUrl, describeWith } from '../support/services.js'
+
+let openBefore: number
+beforeEach(() => {
+  openBefore = openSockets()
+})
+afterEach(() => vi.waitFor(() => expect(openSockets(), 'connections left open').toBe(openBefore), 10_000))
 
 describeWith(['kafka'], 'Kafka for kafkajs', () => {
   it('takes a message and gives it to a consumer of its group', async () => {
@@ -112,3 +119,9 @@ describeWith(['nats'], 'NATS', () => {
     await connection.close()
   })
 })
+
+/** Connections of clients in JavaScript. Those of Confluent's client are its library's, and not to be seen from here. */
+function openSockets(): number {
+  const { _getActiveHandles: handles } = process as unknown as { _getActiveHandles(): readonly unknown[] }
+  return handles().filter((handle) => handle instanceof Socket && handle.remotePort !== undefined).length
+}
