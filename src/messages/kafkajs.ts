@@ -78,22 +78,25 @@ export function eachMessage<Context extends Attempt, M extends KafkaMessage = Ka
   const receiver = createReceiver<KafkaDelivery<M>, Context>(inbox, options)
   return {
     eachBatchAutoResolve: false,
-    async eachBatch(payload) {
-      const { topic, partition, messages } = payload.batch
-      const watched = watch(suspects, payload)
-      for (const message of messages) {
-        if (!payload.isRunning() || payload.isStale()) return
-        const incoming = { ...incomingFrom({ topic, partition, message }), mayHaveCrashed: watched.isSuspect }
-        const disposition = await withHeartbeats(payload, heartbeatMs, () =>
-          receiver.receive(incoming, handler),
-        )
-        // What has no key has its place: nothing is left to the broker.
-        if (disposition.type !== 'acknowledge') return pauseFor(payload, disposition)
-        watched.passed(BigInt(message.offset), disposition.result === 'processed' ? 1 : 0)
-        payload.resolveOffset(message.offset)
-        await payload.heartbeat()
-      }
-    },
+    eachBatch: (payload) =>
+      withHeartbeats(payload, heartbeatMs, async (begin) => {
+        const { topic, partition, messages } = payload.batch
+        const watched = watch(suspects, payload)
+        for (const message of messages) {
+          if (!payload.isRunning() || payload.isStale()) return
+          begin()
+          const incoming = {
+            ...incomingFrom({ topic, partition, message }),
+            mayHaveCrashed: watched.isSuspect,
+          }
+          const disposition = await receiver.receive(incoming, handler)
+          // What has no key has its place: nothing is left to the broker.
+          if (disposition.type !== 'acknowledge') return pauseFor(payload, disposition)
+          watched.passed(BigInt(message.offset), disposition.result === 'processed' ? 1 : 0)
+          payload.resolveOffset(message.offset)
+          await payload.heartbeat()
+        }
+      }),
   }
 }
 
@@ -115,33 +118,33 @@ export function eachBatch<BatchContext, M extends KafkaMessage = KafkaMessage>(
   const receiver = createReceiver<KafkaDelivery<M>, Attempt, BatchContext>(inbox, options)
   return {
     eachBatchAutoResolve: false,
-    async eachBatch(payload) {
-      const { topic, partition, messages } = payload.batch
-      const watched = watch(suspects, payload)
-      for (let start = 0; start < messages.length; ) {
-        if (!payload.isRunning() || payload.isStale()) return
-        const mayHaveCrashed = watched.isSuspect
-        const incoming = messages
-          .slice(start, start + batchSize)
-          .map((message) => ({ ...incomingFrom({ topic, partition, message }), mayHaveCrashed }))
-        const { done, processed, retry } = await withHeartbeats(payload, heartbeatMs, () =>
-          receiver.receiveBatch(incoming, (fresh, context) =>
+    eachBatch: (payload) =>
+      withHeartbeats(payload, heartbeatMs, async (begin) => {
+        const { topic, partition, messages } = payload.batch
+        const watched = watch(suspects, payload)
+        for (let start = 0; start < messages.length; ) {
+          if (!payload.isRunning() || payload.isStale()) return
+          begin()
+          const mayHaveCrashed = watched.isSuspect
+          const incoming = messages
+            .slice(start, start + batchSize)
+            .map((message) => ({ ...incomingFrom({ topic, partition, message }), mayHaveCrashed }))
+          const { done, processed, retry } = await receiver.receiveBatch(incoming, (fresh, context) =>
             handler(
               fresh.map(({ raw, attempt }) => ({ ...raw, ...attempt })),
               context,
             ),
-          ),
-        )
-        start += done
-        const last = messages[start - 1]
-        if (done > 0 && last !== undefined) {
-          watched.passed(BigInt(last.offset), processed)
-          payload.resolveOffset(last.offset)
+          )
+          start += done
+          const last = messages[start - 1]
+          if (done > 0 && last !== undefined) {
+            watched.passed(BigInt(last.offset), processed)
+            payload.resolveOffset(last.offset)
+          }
+          if (retry !== undefined) return pauseFor(payload, retry)
+          await payload.heartbeat()
         }
-        if (retry !== undefined) return pauseFor(payload, retry)
-        await payload.heartbeat()
-      }
-    },
+      }),
   }
 }
 
@@ -189,22 +192,24 @@ function watch(suspects: Suspects, { batch }: EachBatchPayload): WatchedPartitio
 const HEARTBEAT_EVERY_MS = 500
 
 /**
- * Tells the group that this consumer lives while `work` is under way, but not for ever. The client itself limits how often
- * that is sent. When the group changes meanwhile, the work comes to its end first, and is told then.
+ * Runs what is done with a payload, and tells the group meanwhile that this consumer lives, but no longer than `limitMs` for
+ * one piece of work. The client itself limits how often that is sent. When the group changes, the work comes to its end
+ * first, and is told then.
  */
-async function withHeartbeats<T>(
+async function withHeartbeats(
   payload: Pick<EachBatchPayload, 'heartbeat'>,
   limitMs: number,
-  work: () => Promise<T>,
-): Promise<T> {
-  const startedAt = performance.now()
+  run: (begin: () => void) => Promise<void>,
+): Promise<void> {
+  let begunAt = performance.now()
   const timer = setInterval(() => {
-    if (performance.now() - startedAt > limitMs) clearInterval(timer)
     // A group that changes says so again after the work, where somebody can be told.
-    else payload.heartbeat().catch(() => clearInterval(timer))
+    if (performance.now() - begunAt <= limitMs) payload.heartbeat().catch(() => {})
   }, HEARTBEAT_EVERY_MS)
   try {
-    return await work()
+    await run(() => {
+      begunAt = performance.now()
+    })
   } finally {
     clearInterval(timer)
   }
