@@ -1,12 +1,10 @@
 import { setMaxListeners } from 'node:events'
 import { setTimeout as wait } from 'node:timers/promises'
-import { z } from 'zod'
 import type { Duration } from '../contract/duration.js'
 import { OptionsError } from '../contract/errors.js'
-import { duration, fn } from '../core/parse-options.js'
+import { duration } from '../core/parse-options.js'
 import type { Inbox } from './inbox.js'
-import type { KeyOption } from './message-key.js'
-import type { ReceiverOptions } from './receiver.js'
+import { type ReceiverOptions, receiverShape } from './receiver.js'
 
 /** How messages are consumed. */
 export interface ConsumeOptions<Raw> extends ReceiverOptions<Raw> {
@@ -115,13 +113,7 @@ export function openHand({ drainMs, leave }: { readonly drainMs: number; leave()
 
 /** The options that adapters of queues share, for the schema of each. */
 export const consumeShape = {
-  key: z
-    .custom<KeyOption<never>>(
-      (value) => value === 'auto' || value === 'require' || typeof value === 'function',
-      `must be 'auto', 'require' or a function`,
-    )
-    .optional(),
-  fingerprint: fn<(message: never) => string>('a function').optional(),
+  ...receiverShape,
   drainTimeout: duration({ min: 0, max: '24d' }).optional(),
 }
 

@@ -1,11 +1,10 @@
 import { z } from 'zod'
 import type { Duration } from '../contract/duration.js'
-import { duration, fn, parseOptions, wholeNumber } from '../core/parse-options.js'
+import { duration, parseOptions, wholeNumber } from '../core/parse-options.js'
 import type { Inbox } from './inbox.js'
 import { incomingFrom, type KafkaDelivery, type KafkaMessage } from './kafka-record.js'
-import type { KeyOption } from './message-key.js'
 import type { Attempt } from './message-processing.js'
-import { createReceiver, type Disposition, type ReceiverOptions } from './receiver.js'
+import { createReceiver, type Disposition, type ReceiverOptions, receiverShape } from './receiver.js'
 import { createSuspects, type Suspects, type WatchedPartition } from './suspects.js'
 
 export type { KafkaDelivery, KafkaHeader, KafkaMessage } from './kafka-record.js'
@@ -151,13 +150,7 @@ export function eachBatch<BatchContext, M extends KafkaMessage = KafkaMessage>(
 const DEFAULT_BATCH_SIZE = 100
 
 const optionsSchema = z.strictObject({
-  key: z
-    .custom<KeyOption<never>>(
-      (value) => value === 'auto' || value === 'require' || typeof value === 'function',
-      `must be 'auto', 'require' or a function`,
-    )
-    .optional(),
-  fingerprint: fn<(message: never) => string>('a function').optional(),
+  ...receiverShape,
   heartbeatFor: duration({ min: 0, max: '24d' }).optional(),
   consumer: z
     .custom<RejoiningConsumer>(

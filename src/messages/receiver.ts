@@ -1,5 +1,7 @@
+import { z } from 'zod'
 import { BatchInterruptedError, isIdempotencyError } from '../contract/errors.js'
 import type { LogPosition } from '../contract/inbox.js'
+import { fn } from '../core/parse-options.js'
 import type { Inbox } from './inbox.js'
 import type { MessageResult } from './inbox-events.js'
 import { type BrokerMessage, type KeyOption, messageKey } from './message-key.js'
@@ -19,6 +21,17 @@ export interface ReceiverOptions<Raw> {
    * @default undefined, which checks nothing but the key
    */
   readonly fingerprint?: (message: Raw) => string
+}
+
+/** The same options, for the schema of each adapter. */
+export const receiverShape = {
+  key: z
+    .custom<KeyOption<never>>(
+      (value) => value === 'auto' || value === 'require' || typeof value === 'function',
+      `must be 'auto', 'require' or a function`,
+    )
+    .optional(),
+  fingerprint: fn<(message: never) => string>('a function').optional(),
 }
 
 /** A message as an adapter hands it in. */
