@@ -115,4 +115,17 @@ describe('createInbox › by leases, after a process died in the middle', () => 
     expect(await inbox.redrive(message)).toBe(true)
     expect(await inbox.processOnce(message, () => {})).toBe('processed')
   })
+
+  it('remembers a failed attempt for longer than the one that it led to', async () => {
+    const window = 60_000
+    const { inbox, message, store } = await afterACrash({ onUnknown: 'rerun', window })
+    expect(await inbox.processOnce(message, () => {})).toBe('processed')
+    const expiry = async (attempt: number) => {
+      const key = JSON.stringify([message.source, message.key, attempt])
+      const id = recordId({ namespace: 'messages:', scope: inbox.consumer, key })
+      return (await store.find(id))?.expiresInMs
+    }
+    expect(await expiry(2)).toBeLessThanOrEqual(window)
+    expect(await expiry(1)).toBeGreaterThan(window)
+  })
 })

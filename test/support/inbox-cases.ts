@@ -109,6 +109,31 @@ export const INBOX_CASES: readonly InboxCase[] = [
     },
   },
   {
+    name: 'answers in-progress for a batch by what may be acknowledged, and no more',
+    async run(store) {
+      const inbox = anInbox(store, store.inbox && { lockTimeout: '50ms' })
+      const [one, held, three] = [aMessage(), aMessage(), aMessage()]
+      const inside = gate()
+      const finish = gate()
+      const holder = inbox.processOnce(held, async () => {
+        inside.open()
+        await finish.opened
+      })
+      await inside.opened
+      await expect(inbox.processBatch([one, held, three], () => {})).rejects.toMatchObject({
+        results: ['processed'],
+        cause: { code: 'IDEMPOTENCY_KEY_IN_PROGRESS' },
+      })
+      finish.open()
+      expect(await holder).toBe('processed')
+      expect(await inbox.processBatch([one, held, three], () => {})).toEqual([
+        'duplicate',
+        'duplicate',
+        'processed',
+      ])
+    },
+  },
+  {
     name: 'lets one of many concurrent deliveries through',
     async run(store) {
       const inbox = anInbox(store)
