@@ -194,30 +194,22 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
   const { maxAttempts, maxRunMs, attemptDelayMs } = settings
   const events = createEvents<InboxEvent>()
   const call = createStoreCalls({ events, storeTimeoutMs })
+  const deriveKey = createKeyDerivation(settings.secret)
   const namespace = `messages:${settings.namespace}`
   const { processing, upkeep } = settings.mode === 'lease' ? byLeases() : byTransactions(store.inbox)
 
   function byTransactions(table: InboxTable | undefined) {
     if (table === undefined) throw new OptionsError('createInbox: the store has no transactions')
-    const deriveKey = createKeyDerivation(settings.secret)
     const processing = transactional<unknown>({ table, settings, call, events, deriveKey, named })
     return { processing, upkeep: createUpkeep({ store, call, events, sweepMs, storeTimeoutMs }) }
   }
 
   function byLeases() {
-    const deriveKey = createKeyDerivation(settings.secret)
     const { secret } = settings
     const engine = createEngine({ store, namespace, storeTimeoutMs, replayCache: false, sweepMs, secret })
     engine.on(events.emit)
     const processing = leased({ engine, store, settings, namespace, call, events, deriveKey, named })
     return { processing: processing as MessageProcessing<unknown>, upkeep: engine }
-  }
-
-  let isReady = false
-  async function ready(): Promise<void> {
-    if (isReady) return
-    await upkeep.check()
-    isReady = true
   }
 
   function entryOf({ source = '', key, fingerprint, position }: Omit<Message, 'signal'>): InboxEntry {
@@ -259,7 +251,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
     const startedAt = performance.now()
     let reached = 0
     try {
-      await ready()
+      await upkeep.check()
       const { result, attempt } = await process((attempt) => {
         reached = attempt
       })
@@ -278,14 +270,20 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
     handler: (context: TransactionalContext<unknown>) => Promise<void> | void,
   ): Promise<MessageResult> {
     return settled(() => {
-      const delivery = deliveryOf(message)
-      return reported(delivery, (onAttempt) =>
-        processing.once(delivery, async (context) => {
-          onAttempt(context.attempt)
-          await handler(context)
-        }),
-      )
+      return deliver(deliveryOf(message), handler)
     })
+  }
+
+  function deliver(
+    delivery: Delivery,
+    handler: (context: TransactionalContext<unknown>) => Promise<void> | void,
+  ): Promise<MessageResult> {
+    return reported(delivery, (onAttempt) =>
+      processing.once(delivery, async (context) => {
+        onAttempt(context.attempt)
+        await handler(context)
+      }),
+    )
   }
 
   async function processBatch<M extends Message>(
@@ -307,8 +305,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
         ),
       )
       const durationMs = performance.now() - startedAt
-      const isBlocked = order === 'block' && ended?.some(({ result }) => result === 'dead')
-      if (ended !== undefined && !isBlocked) {
+      if (ended !== undefined) {
         for (const [place, { result, attempt }] of ended.entries()) {
           const { subject: message, redelivered } = deliveries[place] as Delivery
           events.emit({ type: 'message', message, result, attempt, redelivered, durationMs })
@@ -328,7 +325,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
     ) => Promise<void> | void,
   ): ReturnType<MessageProcessing<unknown>['together']> {
     try {
-      await ready()
+      await upkeep.check()
       return await processing.together(deliveries, async (...args) => handler(...args))
     } catch (cause) {
       throw new BatchInterruptedError([], { cause })
@@ -344,12 +341,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
       const { source, key } = delivery.entry
       let result: MessageResult
       try {
-        result = await reported(delivery, (onAttempt) =>
-          processing.once(delivery, async (context) => {
-            onAttempt(context.attempt)
-            await handler(delivery, context)
-          }),
-        )
+        result = await deliver(delivery, (context) => handler(delivery, context))
       } catch (cause) {
         throw new BatchInterruptedError(results, { cause })
       }
@@ -366,7 +358,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
     if (processing.enlist === undefined) throw new TransactionUnsupportedError('enlist()')
     const execute: ExecuteStatement = typeof tx === 'function' ? tx : (text, values) => tx.query(text, values)
     const delivery = deliveryOf(message)
-    await ready()
+    await upkeep.check()
     return processing.enlist(execute, delivery)
   }
 
@@ -398,7 +390,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
       return (await processing.forget(deliveryOf(withoutPosition(what)).entry)) ? 1 : 0
     },
     on: events.on,
-    check: ready,
+    check: upkeep.check,
     close: upkeep.close,
   }
 
