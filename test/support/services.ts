@@ -2,17 +2,27 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { beforeAll, describe, inject } from 'vitest'
 import { askForBroker, type BrokerName, isBroker, offerBrokers } from './brokers.js'
+import { findChromium } from './chromium.js'
 import { hasDocker } from './container.js'
 import { downloadKafka, findJava, findKafka, findMaven } from './kafka-server.js'
 import { findNats } from './nats-server.js'
 import { findPgBouncer } from './pgbouncer.js'
 import { findPostgres, startPostgresServer } from './postgres-server.js'
 import { findProgram } from './program.js'
+import { findPrometheus } from './prometheus-server.js'
 import { findRabbitMq } from './rabbitmq-server.js'
 import { findRedis, startRedisServer } from './redis-server.js'
 
 /** The services that tests talk to, and the programs of the machine that they run. */
-export type ServiceName = 'redis' | 'redis-topologies' | 'postgres' | 'pgbouncer' | 'curl' | BrokerName
+export type ServiceName =
+  | 'redis'
+  | 'redis-topologies'
+  | 'postgres'
+  | 'pgbouncer'
+  | 'curl'
+  | 'chromium'
+  | 'prometheus'
+  | BrokerName
 
 /** Which services there are, and where the shared ones are. Tests share a server where they need nothing of it but room. */
 export interface Services {
@@ -96,6 +106,16 @@ const RECIPES: Readonly<Record<ServiceName, Recipe>> = {
     isThere: () => findProgram('curl') !== undefined,
     debianPackages: () => ['curl'],
     remedy: 'install curl',
+  },
+  chromium: {
+    isThere: () => findChromium() !== undefined,
+    debianPackages: () => ['chromium'],
+    remedy: 'install chromium',
+  },
+  prometheus: {
+    isThere: () => findPrometheus() !== undefined,
+    debianPackages: () => ['prometheus'],
+    remedy: 'install prometheus with promtool',
   },
   kafka: {
     isThere: () => process.env.KAFKA_BROKERS !== undefined || findKafka() !== undefined || hasDocker(),
