@@ -1,6 +1,6 @@
 import { IncomingMessage } from 'node:http'
 import { OptionsError } from '../contract/errors.js'
-import { logEvent } from '../http/event-log.js'
+import { logEvents } from '../http/event-log.js'
 import { createHttpEngine } from '../http/http-engine.js'
 import { type HttpOptions, type HttpPolicyOptions, parseRouteOptions } from '../http/http-options.js'
 import type { Idempotency } from '../index.js'
@@ -62,7 +62,7 @@ export function idempotency<TRequest extends ExpressRequest = ExpressRequest>(
     httpOptions as unknown as HttpOptions<ExpressRequest>,
     WHERE,
   )
-  engine.on((event) => logEvent(log, event))
+  logEvents(engine, log)
   if (httpOptions.store === undefined)
     log.warn({}, 'oncekey: no store was given, so keys are known to this process only, and until it ends')
   const usual: ExpressGuard = { engine, settings, log }

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyPluginAsync, FastifyRequest } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
 import { OptionsError, StoreUnavailableError } from '../contract/errors.js'
-import { logEvent } from '../http/event-log.js'
+import { logEvents } from '../http/event-log.js'
 import { createHttpEngine } from '../http/http-engine.js'
 import type { HttpOptions, HttpPolicyOptions } from '../http/http-options.js'
 import type { RequestIdempotency } from '../http/request-idempotency.js'
@@ -57,7 +57,7 @@ const plugin: FastifyPluginAsync<FastifyIdempotencyOptions> = async (app, option
     throw new OptionsError(`${WHERE}: option "global" must be true or false; got ${String(isGlobal)}`)
   const { idempotency, settings } = createHttpEngine<FastifyRequest>(httpOptions, WHERE)
 
-  idempotency.on((event) => logEvent(app.log, event))
+  logEvents(idempotency, app.log)
   if (options.store === undefined)
     app.log.warn('oncekey: no store was given, so keys are known to this process only, and until it ends')
   warnAboutEarlierRoutes(app, settings.methods)

@@ -1,7 +1,7 @@
 import { OptionsError, saysNothingHappened } from '../contract/errors.js'
 import { type Admission, admit, type Guard, keyOf } from '../http/admission.js'
 import { digestOf } from '../http/compared-body.js'
-import { logEvent } from '../http/event-log.js'
+import { logEvents } from '../http/event-log.js'
 import type { CapturedAnswer, Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
 import type { HeaderLines } from '../http/key-header.js'
@@ -54,7 +54,7 @@ export function idempotency<TRequest extends Request = Request>(
   options: WebOptions<TRequest>,
 ): Once<TRequest> {
   const { engine, settings, log } = createWebEngine(options, WHERE)
-  engine.on((event) => logEvent(log, event))
+  logEvents(engine, log)
   if (options.store === undefined)
     log.warn({}, 'oncekey: no store was given, so keys are known to this process only, and until it ends')
 

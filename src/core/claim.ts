@@ -23,21 +23,33 @@ export interface ClaimContext {
 }
 
 /**
- * Asks the store for a claim. One that gets no answer in time may still be granted later, to nobody: it is given back
- * in the background, so that the key is not stuck for a lease and then unknown although nothing ran.
+ * Asks the store for a claim. One that gets no answer in time may still be granted later, to nobody: whoever asked
+ * abandons it then.
  */
-export function claimStore(
-  intent: ClaimIntent,
-  context: ClaimContext,
-): { readonly token: string; readonly answer: Promise<ClaimResult> } {
-  const { subject, fingerprint, policy, takeOver } = intent
-  const { store, call, events, upkeep } = context
-  const token = randomUUID()
-  let late: Promise<ClaimResult> | undefined
-  const asked = call('claim', () => {
-    late = store.claim({
+export function claimStore(intent: ClaimIntent, context: ClaimContext): ClaimAttempt {
+  return new ClaimAttempt(intent, context)
+}
+
+/** A claim that was asked for. */
+export class ClaimAttempt {
+  readonly token = randomUUID()
+  readonly answer: Promise<ClaimResult>
+  readonly #intent: ClaimIntent
+  readonly #context: ClaimContext
+  /** What the store itself will say, however late. */
+  #late: Promise<ClaimResult> | undefined
+
+  constructor(intent: ClaimIntent, context: ClaimContext) {
+    this.#intent = intent
+    this.#context = context
+    this.answer = context.call('claim', () => this.#ask())
+  }
+
+  #ask(): Promise<ClaimResult> {
+    const { subject, fingerprint, policy, takeOver } = this.#intent
+    this.#late = this.#context.store.claim({
       id: subject.id,
-      token,
+      token: this.token,
       fingerprint,
       leaseMs: policy.leaseMs,
       // An unresolved claim must be remembered for at least as long as it may still run.
@@ -46,16 +58,19 @@ export function claimStore(
       mayBeLost: policy.atomic,
       meta: { key: subject.key, route: subject.route, scope: subject.scope, firstSeenAt: Date.now() },
     })
-    return late
-  })
-  const answer = asked.catch((error: unknown) => {
-    events.emit({ type: 'claim-abandoned', operation: subject, error })
-    if (late !== undefined) upkeep.background(giveBack(late))
-    throw error
-  })
-  return { token, answer }
+    return this.#late
+  }
 
-  async function giveBack(claim: Promise<ClaimResult>): Promise<void> {
+  /** Gives it back in the background, so that the key is not stuck for a lease and then unknown although nothing ran. */
+  abandon(error: unknown): void {
+    const { events, upkeep } = this.#context
+    events.emit({ type: 'claim-abandoned', operation: this.#intent.subject, error })
+    if (this.#late !== undefined) upkeep.background(this.#giveBack(this.#late))
+  }
+
+  async #giveBack(claim: Promise<ClaimResult>): Promise<void> {
+    const { subject, policy } = this.#intent
+    const { store, call, events } = this.#context
     let fate = 'open' as 'open' | 'granted' | 'refused' | 'failed'
     claim.then(
       (result) => {
@@ -72,7 +87,7 @@ export function claimStore(
       if (fate === 'refused') return
       const asked = fate
       try {
-        if (await call('release', () => store.release(subject.id, token))) return
+        if (await call('release', () => store.release(subject.id, this.token))) return
         if (asked === 'granted') return
         // While the claim is open a `false` proves nothing: the claim may be on its way. After it has failed, one proves
         // little: a server that was held up may come to the release first. Two are enough, since the second release

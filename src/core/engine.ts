@@ -13,12 +13,19 @@ import { keyProblem, recordId, scopeHash } from '../contract/key.js'
 import type { ClaimResult, IdempotencyStore, Outcome } from '../contract/store.js'
 import { claimStore } from './claim.js'
 import { createKeyDerivation } from './derived-keys.js'
-import { createEvents, type EventSubject, type IdempotencyListener, type OutcomeReader } from './events.js'
+import {
+  createEvents,
+  type EventSubject,
+  type IdempotencyEvent,
+  type IdempotencyListener,
+  type OutcomeReader,
+} from './events.js'
 import {
   createExecution,
   createUnprotectedExecution,
   type EndedTransaction,
   type Execution,
+  type HeldClaim,
   type LiveExecution,
 } from './execution.js'
 import type { Policy } from './policy.js'
@@ -80,8 +87,12 @@ export interface Engine {
    */
   assertSupports(policy: Policy, where: string): void
 
-  /** Subscribes to everything the engine reports. @returns a function that ends the subscription. */
-  on(listener: IdempotencyListener): () => void
+  /**
+   * Subscribes to everything the engine reports, or to events of some types: those that nobody hears are not made.
+   *
+   * @returns a function that ends the subscription.
+   */
+  on(listener: IdempotencyListener, types?: readonly IdempotencyEvent['type'][]): () => void
 
   /**
    * Asks `traceparent` at each claim which trace it belongs to, and keeps that with the outcome where its door can: HTTP
@@ -136,6 +147,8 @@ export function createEngine(settings: EngineSettings): Engine {
   const upkeep = createUpkeep({ store, call, events, sweepMs: settings.sweepMs, storeTimeoutMs })
   const reconcile = createReconciler({ store, call, events })
   const deriveKey = createKeyDerivation(settings.secret)
+  const claiming = { store, call, events, upkeep }
+  const holding = { store, call, events, background: upkeep.background, deriveKey, ended }
   const inFlight = new Map<string, InFlight>()
   let traceparent: (() => string | undefined) | undefined
   const shownScopes = new LRUCache<string, string>({ max: REMEMBERED_SCOPES })
@@ -227,22 +240,27 @@ export function createEngine(settings: EngineSettings): Engine {
       }
 
   /** Claims an id at the store, or joins the claim that this process already has or is asking for. */
-  async function claimOrShare(
+  function claimOrShare(subject: EventSubject, operation: Operation, takeOver: boolean): Promise<Found> {
+    const current = inFlight.get(subject.id)
+    return current === undefined
+      ? claim(subject, operation, takeOver)
+      : share(current, subject, operation, takeOver)
+  }
+
+  async function share(
+    current: InFlight,
     subject: EventSubject,
     operation: Operation,
     takeOver: boolean,
   ): Promise<Found> {
-    const current = inFlight.get(subject.id)
-    if (current !== undefined) {
-      const answer = await current.answer
-      if (answer.status !== 'acquired') return asFound(answer, true)
-      // It may have ended while we waited for its answer, and then nobody would wake us.
-      if (inFlight.get(subject.id) !== current) return claimOrShare(subject, operation, takeOver)
-      const leaseLeftMs = current.execution?.leaseLeftMs() ?? 0
-      if (leaseLeftMs > 0)
-        return { status: 'running', fingerprint: current.fingerprint, leaseLeftMs, isOurs: true }
-    }
-    // Nobody here has it, or nobody here can vouch for its lease any more: the store's clock decides.
+    const answer = await current.answer
+    if (answer.status !== 'acquired') return asFound(answer, true)
+    // It may have ended while we waited for its answer, and then nobody would wake us.
+    if (inFlight.get(subject.id) !== current) return claimOrShare(subject, operation, takeOver)
+    const leaseLeftMs = current.execution?.leaseLeftMs() ?? 0
+    if (leaseLeftMs > 0)
+      return { status: 'running', fingerprint: current.fingerprint, leaseLeftMs, isOurs: true }
+    // Nobody here can vouch for its lease any more: the store's clock decides.
     return claim(subject, operation, takeOver)
   }
 
@@ -250,7 +268,7 @@ export function createEngine(settings: EngineSettings): Engine {
     const { policy } = operation
     const fingerprint = operation.fingerprint ?? UNCHECKED
     const claimedAt = performance.now()
-    const attempt = claimStore({ subject, fingerprint, policy, takeOver }, { store, call, events, upkeep })
+    const attempt = claimStore({ subject, fingerprint, policy, takeOver }, claiming)
     const mine: InFlight = { fingerprint, answer: attempt.answer, execution: undefined }
     inFlight.set(subject.id, mine)
     let answer: ClaimResult
@@ -258,14 +276,15 @@ export function createEngine(settings: EngineSettings): Engine {
       answer = await attempt.answer
     } catch (error) {
       forget(subject.id, mine)
+      attempt.abandon(error)
       throw error
     }
     if (answer.status !== 'acquired') {
       forget(subject.id, mine)
       return asFound(answer, false)
     }
-    events.emit({ type: 'claimed', operation: subject, fence: answer.fence })
-    const held = {
+    if (events.isHeard('claimed')) events.emit({ type: 'claimed', operation: subject, fence: answer.fence })
+    const held: HeldClaim = {
       subject,
       token: attempt.token,
       fence: answer.fence,
@@ -275,16 +294,16 @@ export function createEngine(settings: EngineSettings): Engine {
       traceparent: traceOfClaim(),
       reads: operation.reads,
     }
-    const execution = createExecution(held, {
-      store,
-      call,
-      events,
-      background: upkeep.background,
-      deriveKey,
-      onEnd: () => forget(subject.id, mine),
-    })
+    const execution = createExecution(held, holding)
     mine.execution = execution
     return { status: 'acquired', execution }
+  }
+
+  function ended({ id }: EventSubject, execution: LiveExecution): void {
+    const entry = inFlight.get(id)
+    // A claim of this process that has taken over stands in the place of the one that was lost.
+    if (entry?.execution === execution) forget(id, entry)
+    else waiting.wake(id)
   }
 
   function forget(id: string, entry: InFlight): void {
@@ -310,14 +329,15 @@ export function createEngine(settings: EngineSettings): Engine {
     found: { readonly from: 'store' | 'cache'; readonly outcome: Outcome; readonly ageMs: number },
   ): Begun {
     const { from, outcome, ageMs } = found
-    events.emit({
-      type: 'replayed',
-      operation: subject,
-      from,
-      ageMs,
-      tombstone: outcome.body === null,
-      facts: () => reads?.(outcome) ?? {},
-    })
+    if (events.isHeard('replayed'))
+      events.emit({
+        type: 'replayed',
+        operation: subject,
+        from,
+        ageMs,
+        tombstone: outcome.body === null,
+        facts: () => reads?.(outcome) ?? {},
+      })
     return { kind: 'replay', outcome, ageMs }
   }
 

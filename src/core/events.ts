@@ -142,18 +142,35 @@ export type IdempotencyEvent =
 export type IdempotencyListener = (event: IdempotencyEvent) => void
 
 /** A list of listeners, and the way to tell them. */
-export interface Events<Event = IdempotencyEvent> {
+export interface Events<Event extends { readonly type: string } = IdempotencyEvent> {
   emit(event: Event): void
-  /** @returns a function that ends the subscription. */
-  on(listener: (event: Event) => void): () => void
+  /** Whether anybody listens to events of a type: one that nobody hears need not be made. */
+  isHeard(type: Event['type']): boolean
+  /**
+   * Subscribes to every event, or to those of some types.
+   *
+   * @returns a function that ends the subscription.
+   */
+  on(listener: (event: Event) => void, types?: readonly Event['type'][]): () => void
 }
 
 /** Makes an empty list of listeners. */
-export function createEvents<Event = IdempotencyEvent>(): Events<Event> {
-  const listeners = new Set<(event: Event) => void>()
+export function createEvents<Event extends { readonly type: string } = IdempotencyEvent>(): Events<Event> {
+  type Listener = (event: Event) => void
+  /** Each listener, with the types that it wants to hear; `undefined` for all. */
+  const listeners = new Map<Listener, ReadonlySet<string> | undefined>()
+  /** The types that somebody hears; `undefined` when somebody hears all. */
+  let heard: ReadonlySet<string> | undefined = new Set()
+
+  function look(): void {
+    const wanted = [...listeners.values()]
+    heard = wanted.includes(undefined) ? undefined : new Set(wanted.flatMap((types) => [...(types ?? [])]))
+  }
+
   return {
     emit(event) {
-      for (const listener of listeners) {
+      for (const [listener, types] of listeners) {
+        if (types?.has(event.type) === false) continue
         try {
           listener(event)
         } catch (error) {
@@ -162,10 +179,13 @@ export function createEvents<Event = IdempotencyEvent>(): Events<Event> {
         }
       }
     },
-    on(listener) {
-      listeners.add(listener)
+    isHeard: (type) => heard === undefined || heard.has(type),
+    on(listener, types) {
+      listeners.set(listener, types && new Set(types))
+      look()
       return () => {
         listeners.delete(listener)
+        look()
       }
     },
   }

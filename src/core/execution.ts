@@ -44,7 +44,7 @@ export interface Execution {
   release(): Promise<void>
 
   /** Makes a key for a downstream call: the same in every run of this operation. */
-  deriveKey: DeriveKey
+  deriveKey(label: string): string
 
   /**
    * Runs `work` in a transaction of the store, and commits its effects together with the outcome that it gives. Once
@@ -98,7 +98,7 @@ export interface ExecutionContext {
   readonly call: StoreCalls
   readonly events: Events
   /** Called once, when the claim is no longer held. */
-  readonly onEnd: () => void
+  readonly ended: (subject: EventSubject, execution: LiveExecution) => void
   /** Keeps work that goes on after the answer, so that `close` can wait for it. */
   readonly background: (work: Promise<void>) => void
   readonly deriveKey: KeyDerivation
@@ -181,16 +181,16 @@ class HeldExecution implements LiveExecution {
   async complete(outcome: Outcome, ttlMs = this.#claim.policy.ttlMs): Promise<Answer> {
     if (this.#state !== 'running') return OWN
     this.#state = 'ending'
-    let attempt: Kept
+    let kept: Outcome | undefined
     try {
-      attempt = await this.#keep(outcome, ttlMs)
+      kept = await this.#keep(outcome, ttlMs)
     } catch (error) {
       this.#emit({ type: 'save-failed', operation: this.#claim.subject, error })
       this.#context.background(this.#saveLater(outcome, ttlMs))
       return OWN
     }
-    if (attempt.held) {
-      this.#kept(attempt.outcome, false)
+    if (kept !== undefined) {
+      this.#kept(kept, false)
       return OWN
     }
     this.#lose()
@@ -210,7 +210,9 @@ class HeldExecution implements LiveExecution {
     }
   }
 
-  readonly deriveKey = (label: string): string => this.#context.deriveKey(this.#claim.subject.id, label)
+  deriveKey(label: string): string {
+    return this.#context.deriveKey(this.#claim.subject.id, label)
+  }
 
   async transaction<T>(work: TransactionWork<T>): Promise<EndedTransaction<T>> {
     this.#refuseMisuse('transaction()')
@@ -376,33 +378,36 @@ class HeldExecution implements LiveExecution {
     this.#renewal = this.#after(Math.min(this.#renewEveryMs, this.#runsUntil - performance.now()))
   }
 
-  #keep(outcome: Outcome, ttlMs: number): Promise<Kept> {
+  /** The outcome that the store has kept, `undefined` when the claim was lost. */
+  async #keep(outcome: Outcome, ttlMs: number): Promise<Outcome | undefined> {
     const { subject, token } = this.#claim
     const { store, call } = this.#context
-    const complete = (kept: Outcome): Promise<Kept> =>
-      call('complete', () => store.complete(subject.id, token, kept, ttlMs)).then((held) => ({
-        held,
-        outcome: kept,
-      }))
-    return complete(outcome).catch((error: unknown) => {
+    let kept = outcome
+    const complete = (): Promise<boolean> =>
+      call('complete', () => store.complete(subject.id, token, kept, ttlMs))
+    try {
+      return (await complete()) ? kept : undefined
+    } catch (error) {
       if (!(error instanceof StoreFullError) || outcome.body === null) throw error
       // That the operation ended matters more than its body: without it a retry would find it unknown.
       this.#emit({ type: 'body-not-kept', operation: subject, reason: error.message })
-      return complete({ ...outcome, body: null })
-    })
+      kept = { ...outcome, body: null }
+      return (await complete()) ? kept : undefined
+    }
   }
 
   #kept(outcome: Outcome, late: boolean): void {
     const { subject, claimedAt, reads } = this.#claim
-    this.#emit({
-      type: 'completed',
-      operation: subject,
-      result: outcome.result,
-      tombstone: outcome.body === null,
-      runMs: performance.now() - claimedAt,
-      late,
-      facts: () => reads?.(outcome) ?? {},
-    })
+    if (this.#context.events.isHeard('completed'))
+      this.#emit({
+        type: 'completed',
+        operation: subject,
+        result: outcome.result,
+        tombstone: outcome.body === null,
+        runMs: performance.now() - claimedAt,
+        late,
+        facts: () => reads?.(outcome) ?? {},
+      })
     this.#end()
   }
 
@@ -425,8 +430,8 @@ class HeldExecution implements LiveExecution {
     const { subject, fence } = this.#claim
     return this.#insist(
       async () => {
-        const saved = await this.#keep(outcome, ttlMs)
-        if (saved.held) return this.#kept(saved.outcome, true)
+        const kept = await this.#keep(outcome, ttlMs)
+        if (kept !== undefined) return this.#kept(kept, true)
         this.#lose()
         this.#emit({ type: 'outcome-lost', operation: subject, fence })
         this.#end()
@@ -486,9 +491,10 @@ class HeldExecution implements LiveExecution {
     if (this.#state === 'ended') return
     this.#state = 'ended'
     this.#renewal.cancel()
-    this.#context.onEnd()
     const { subject, fence } = this.#claim
-    this.#emit({ type: 'claim-ended', operation: subject, fence })
+    const { events, ended } = this.#context
+    ended(subject, this)
+    if (events.isHeard('claim-ended')) this.#emit({ type: 'claim-ended', operation: subject, fence })
   }
 
   #emit(event: IdempotencyEvent): void {
@@ -500,11 +506,6 @@ function isSame(one: Outcome, other: Outcome): boolean {
   if (one.result !== other.result || one.head !== other.head) return false
   if (one.body === null || other.body === null) return one.body === other.body
   return Buffer.compare(one.body, other.body) === 0
-}
-
-interface Kept {
-  readonly held: boolean
-  readonly outcome: Outcome
 }
 
 /** An execution without a claim: it runs, keeps nothing and never loses anything. */

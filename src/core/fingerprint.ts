@@ -1,6 +1,6 @@
 import { createHash, hash } from 'node:crypto'
-import stableStringify from 'fast-json-stable-stringify'
 import { FingerprintError } from '../contract/errors.js'
+import { hashCanonical } from './canonical-hash.js'
 
 /** What a fingerprint is made of. */
 export interface FingerprintParts {
@@ -27,13 +27,8 @@ export function fingerprintOf({ method, path, body }: FingerprintParts): string 
   if (typeof body === 'string') return hash('sha256', `${head}text ${body}`, 'base64url')
   if (body instanceof Uint8Array)
     return createHash('sha256').update(`${head}bytes `).update(body).digest('base64url')
-  return hash('sha256', `${head}json ${canonical(body)}`, 'base64url')
-}
-
-function canonical(body: unknown): string {
   try {
-    const text: string | undefined = stableStringify(body)
-    return text ?? 'undefined'
+    return hashCanonical(`${head}json `, body)
   } catch (cause) {
     if (cause instanceof RangeError)
       throw new FingerprintError('The request nests too deep to be compared', 400, { cause })

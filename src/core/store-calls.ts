@@ -1,5 +1,5 @@
 import { isIdempotencyError, StoreUnavailableError } from '../contract/errors.js'
-import { deadlines } from './deadlines.js'
+import { type Deadline, deadlines } from './deadlines.js'
 import type { Events, StoreStep } from './events.js'
 
 /**
@@ -20,54 +20,90 @@ const STALL_MS = 100
  * halves, and a half that ended late is given again: after a stall, the store has at least one half.
  */
 export function createStoreCalls(options: {
-  readonly events: Pick<Events, 'emit'>
+  readonly events: Pick<Events, 'emit' | 'isHeard'>
   readonly storeTimeoutMs: number
 }): StoreCalls {
   const { events, storeTimeoutMs } = options
   return (step, call, timeoutMs = storeTimeoutMs) =>
     new Promise((resolve, reject) => {
-      const startedAt = performance.now()
-      let settled = false
-      const settle = (error?: unknown): boolean => {
-        if (settled) return false
-        settled = true
-        deadline.cancel()
-        const durationMs = performance.now() - startedAt
-        events.emit(
-          error === undefined
-            ? { type: 'store-call', step, durationMs }
-            : { type: 'store-call', step, durationMs, error },
-        )
-        return true
-      }
-      const halfMs = timeoutMs / 2
-      let halvesLeft = 2
-      let dueAt = startedAt + halfMs
-      let deadline = deadlines.after(halfMs, onDue)
-      function onDue(): void {
-        const now = performance.now()
-        if (now - dueAt <= STALL_MS) halvesLeft -= 1
-        if (halvesLeft > 0) {
-          dueAt = now + halfMs
-          deadline = deadlines.after(halfMs, onDue)
-          return
-        }
-        const error = new StoreUnavailableError(`The store did not answer "${step}" within ${timeoutMs} ms`)
-        if (settle(error)) reject(error)
-      }
-      const failed = (cause: unknown): void => {
-        const error = isIdempotencyError(cause)
-          ? cause
-          : new StoreUnavailableError(`The store failed at "${step}"`, { cause })
-        if (settle(error)) reject(error)
-      }
+      const pending = new PendingCall(step, timeoutMs, events, reject)
       try {
-        call().then((value) => {
-          if (settle()) resolve(value)
-        }, failed)
+        call().then(
+          (value) => {
+            if (pending.settle()) resolve(value)
+          },
+          (error) => pending.fail(error),
+        )
       } catch (error) {
         // A store that throws before it returns a promise has failed like any other.
-        failed(error)
+        pending.fail(error)
       }
     })
+}
+
+// A class, since every request makes several.
+class PendingCall {
+  readonly #step: StoreStep
+  readonly #timeoutMs: number
+  readonly #events: Pick<Events, 'emit' | 'isHeard'>
+  readonly #reject: (error: unknown) => void
+  readonly #startedAt = performance.now()
+  #isSettled = false
+  #halvesLeft = 2
+  #dueAt = 0
+  #deadline: Deadline
+
+  constructor(
+    step: StoreStep,
+    timeoutMs: number,
+    events: Pick<Events, 'emit' | 'isHeard'>,
+    reject: (error: unknown) => void,
+  ) {
+    this.#step = step
+    this.#timeoutMs = timeoutMs
+    this.#events = events
+    this.#reject = reject
+    this.#deadline = this.#waitHalf(this.#startedAt)
+  }
+
+  /** Whether this is the first that is heard of its end. */
+  settle(error?: unknown): boolean {
+    if (this.#isSettled) return false
+    this.#isSettled = true
+    this.#deadline.cancel()
+    if (this.#events.isHeard('store-call')) {
+      const ended = {
+        type: 'store-call',
+        step: this.#step,
+        durationMs: performance.now() - this.#startedAt,
+      } as const
+      this.#events.emit(error === undefined ? ended : { ...ended, error })
+    }
+    return true
+  }
+
+  fail(cause: unknown): void {
+    const error = isIdempotencyError(cause)
+      ? cause
+      : new StoreUnavailableError(`The store failed at "${this.#step}"`, { cause })
+    if (this.settle(error)) this.#reject(error)
+  }
+
+  #waitHalf(now: number): Deadline {
+    const halfMs = this.#timeoutMs / 2
+    this.#dueAt = now + halfMs
+    return deadlines.after(halfMs, () => this.#onDue(), now)
+  }
+
+  #onDue(): void {
+    const now = performance.now()
+    if (now - this.#dueAt <= STALL_MS) this.#halvesLeft -= 1
+    if (this.#halvesLeft > 0) {
+      this.#deadline = this.#waitHalf(now)
+      return
+    }
+    this.fail(
+      new StoreUnavailableError(`The store did not answer "${this.#step}" within ${this.#timeoutMs} ms`),
+    )
+  }
 }

@@ -95,15 +95,16 @@ function requestFingerprint<TRequest>(
   incoming: IncomingOperation<TRequest>,
 ): string | undefined {
   if (fingerprint === false) return undefined
-  return fingerprintOf({ method: incoming.method, path: incoming.url, body: comparedPart() })
+  const { method, url: path } = incoming
+  if (fingerprint === 'body') return fingerprintOf({ method, path, body: incoming.body })
+  if (fingerprint === 'raw') return fingerprintOf({ method, path, body: incoming.rawDigest })
+  return fingerprintOf({ method, path, body: chosenPart(fingerprint, incoming.request) })
+}
 
-  function comparedPart(): unknown {
-    if (fingerprint === 'body') return incoming.body
-    if (fingerprint === 'raw') return incoming.rawDigest
-    try {
-      return (fingerprint as (request: TRequest) => unknown)(incoming.request)
-    } catch (cause) {
-      throw new FingerprintError('The fingerprint function failed', 500, { cause })
-    }
+function chosenPart<TRequest>(choose: (request: TRequest) => unknown, request: TRequest): unknown {
+  try {
+    return choose(request)
+  } catch (cause) {
+    throw new FingerprintError('The fingerprint function failed', 500, { cause })
   }
 }

@@ -1,3 +1,4 @@
+import type { Engine } from '../core/engine.js'
 import type { IdempotencyEvent } from '../core/events.js'
 
 /** The part of a logger that is used: pino's, and Fastify's. */
@@ -21,10 +22,12 @@ const MESSAGES: Partial<Record<IdempotencyEvent['type'], string>> = {
   'store-warning': 'The idempotency store needs attention',
 }
 
-/** Writes what an operator should know to a log: the record's id and route, never the key. */
-export function logEvent(log: EventLogger, event: IdempotencyEvent): void {
-  const message = MESSAGES[event.type]
-  if (message === undefined) return
+/** Writes what an operator should know to a log, from now on: the record's id and route, never the key. */
+export function logEvents(engine: Pick<Engine, 'on'>, log: EventLogger): void {
+  engine.on((event) => logEvent(log, event), Object.keys(MESSAGES) as IdempotencyEvent['type'][])
+}
+
+function logEvent(log: EventLogger, event: IdempotencyEvent): void {
   const details = {
     event: event.type,
     ...('operation' in event && { id: event.operation.id, route: event.operation.route }),
@@ -32,5 +35,5 @@ export function logEvent(log: EventLogger, event: IdempotencyEvent): void {
     ...('message' in event && { warning: event.message }),
     ...('reason' in event && { reason: event.reason }),
   }
-  log.warn(details, message)
+  log.warn(details, MESSAGES[event.type] ?? event.type)
 }

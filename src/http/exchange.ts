@@ -177,15 +177,19 @@ class HeldExchange<TRequest> implements Exchange {
 
   async end(captured: CapturedAnswer): Promise<GivenAnswer | undefined> {
     if (!this.#isOpen) return undefined
-    // A handler that did not wait for its transaction: the answer is the transaction's all the same.
-    await this.#transaction
-    if (!this.#isOpen) return this.committed === 'too-long' ? undefined : this.committed
+    if (this.#transaction !== undefined) {
+      // A handler that did not wait for its transaction: the answer is the transaction's all the same.
+      await this.#transaction
+      if (!this.#isOpen) return this.committed === 'too-long' ? undefined : this.committed
+    }
     this.#isOpen = false
     const { key, refusal } = this.#parts
     try {
-      const saved = await this.#savedOutcome(captured.status)
-      if (saved !== undefined) return keptOf(saved)
-      if (this.#believesSaved(captured)) return await this.#endUncommitted()
+      if (this.#saved !== undefined) {
+        const saved = await this.#savedOutcome(this.#saved, captured.status)
+        if (saved !== undefined) return keptOf(saved)
+        if (this.#believesSaved(captured)) return await this.#endUncommitted()
+      }
       const failure = this.#failureBehind(captured.status)
       if (failure !== undefined) return await this.#endFailed(failure)
       if (this.#isForgotten || !this.#isKept(captured)) {
@@ -217,19 +221,21 @@ class HeldExchange<TRequest> implements Exchange {
   }
 
   /** What the handler's own transaction has committed, if it has. After a failure it must not commit any more. */
-  async #savedOutcome(status: number): Promise<Outcome | undefined> {
+  async #savedOutcome(
+    { outcome }: { readonly outcome: Outcome },
+    status: number,
+  ): Promise<Outcome | undefined> {
     const { execution } = this.#parts
-    if (this.#saved === undefined) return undefined
     if (status >= 400) {
       this.#hasRolledBack = true
-      return execution.decide(this.#saved.outcome)
+      return execution.decide(outcome)
     }
     try {
-      return await execution.keptOutcome(this.#saved.outcome)
+      return await execution.keptOutcome(outcome)
     } catch {
       // The store is away, which the engine has reported. The handler says that it succeeded: as ever, that is kept.
-      await this.#keep(this.#saved.outcome)
-      return this.#saved.outcome
+      await this.#keep(outcome)
+      return outcome
     }
   }
 

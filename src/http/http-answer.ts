@@ -27,19 +27,51 @@ export function outcomeOf(
 ): Outcome {
   const { status, headers, body, isText } = answer
   const kind = body === undefined ? 'none' : isText ? 'text' : 'bytes'
-  const head: Head = { status, headers, body: kind, traceparent }
   return {
     result: status < 400 ? 'succeeded' : 'failed',
-    head: JSON.stringify(head),
-    body: body === 'not-kept' ? null : (body ?? new Uint8Array(0)),
+    head: textOf({ status, headers, body: kind, traceparent }),
+    body: body === 'not-kept' ? null : (body ?? NO_BYTES),
   }
+}
+
+const NO_BYTES = new Uint8Array(0)
+
+/** The last head that was written, and the last that was read. Answers of one route differ in their bodies, mostly. */
+let written: { readonly head: Head; readonly text: string } | undefined
+let read: { readonly head: Head; readonly text: string } | undefined
+
+function textOf(head: Head): string {
+  if (written === undefined || !isSameHead(written.head, head)) written = { head, text: JSON.stringify(head) }
+  return written.text
+}
+
+function headOf({ head: text }: Outcome): Head {
+  if (read?.text === text) return read.head
+  const head = JSON.parse(text) as Head
+  // A list may be changed by whoever sends it, and then another answer would have it changed.
+  if (head.headers.every(([, value]) => typeof value === 'string')) read = { head, text }
+  return head
+}
+
+function isSameHead(one: Head, other: Head): boolean {
+  return (
+    one.status === other.status &&
+    one.body === other.body &&
+    one.traceparent === other.traceparent &&
+    one.headers.length === other.headers.length &&
+    one.headers.every(([name, value], index) => {
+      const [otherName, otherValue] = other.headers[index] ?? []
+      // Several values are compared by being written anew: lists are rare.
+      return name === otherName && typeof value === 'string' && value === otherValue
+    })
+  )
 }
 
 /** An answer as it was kept, or the status alone where its body was not. */
 export function answerOf(
   outcome: Outcome,
 ): { readonly kept: true; readonly answer: HttpAnswer } | { readonly kept: false; readonly status: number } {
-  const { status, headers, body } = JSON.parse(outcome.head) as Head
+  const { status, headers, body } = headOf(outcome)
   if (outcome.body === null) return { kept: false, status }
   return {
     kept: true,
@@ -49,6 +81,6 @@ export function answerOf(
 
 /** What an answer that was kept says of itself to subscribers. */
 export function factsOf(outcome: Outcome): OutcomeFacts {
-  const { status, traceparent } = JSON.parse(outcome.head) as Head
+  const { status, traceparent } = headOf(outcome)
   return { status, ...(typeof traceparent === 'string' && { traceparent }) }
 }

@@ -57,17 +57,32 @@ export function createHeaderFilter(rules: HeaderRules = {}): HeaderFilter {
     return !drop.has(name) && !isExchangeHeader(name)
   }
 
+  /** What each name that was seen is kept as; `undefined` for one that is not kept. */
+  const keptAs = new Map<string, string | undefined>()
+
+  function nameKeptFor(given: string): string | undefined {
+    if (keptAs.has(given)) return keptAs.get(given)
+    const name = given.toLowerCase()
+    const kept = isKept(name) ? name : undefined
+    // An application has few header names. One that makes them up must not fill the memory.
+    if (keptAs.size < REMEMBERED_NAMES) keptAs.set(given, kept)
+    return kept
+  }
+
   return (headers) => {
-    const hopByHop = namesIn(headers.connection)
+    const hopByHop = headers.connection === undefined ? undefined : namesIn(headers.connection)
     const kept: [string, string | string[]][] = []
-    for (const [rawName, value] of Object.entries(headers)) {
-      const name = rawName.toLowerCase()
-      if (value === undefined || hopByHop.includes(name) || !isKept(name)) continue
+    for (const given in headers) {
+      const value = headers[given]
+      const name = value === undefined ? undefined : nameKeptFor(given)
+      if (name === undefined || hopByHop?.includes(name)) continue
       kept.push([name, Array.isArray(value) ? value.map(String) : String(value)])
     }
     return kept
   }
 }
+
+const REMEMBERED_NAMES = 500
 
 function isExchangeHeader(name: string): boolean {
   return NOT_KEPT.has(name) || NOT_KEPT_PREFIXES.some((prefix) => name.startsWith(prefix))
@@ -75,7 +90,6 @@ function isExchangeHeader(name: string): boolean {
 
 /** The header names that a `Connection` field lists: they belong to this connection only. */
 function namesIn(connection: AnswerHeaders[string]): readonly string[] {
-  if (connection === undefined) return []
   return String(connection)
     .split(',')
     .map((name) => name.trim().toLowerCase())

@@ -18,18 +18,49 @@ export interface MemoryStoreOptions {
   readonly maxBytes?: number
 }
 
-interface MemoryRecord {
+/** A place in a queue: linked by hand, so that a record takes no memory for it beyond two words. */
+class Queued {
+  previous: Queued = this
+  next: Queued = this
+
+  /** Puts `record` at the end of the queue that this is the head of, from wherever it is now. */
+  take(record: Queued): void {
+    record.leave()
+    record.previous = this.previous
+    record.next = this
+    this.previous.next = record
+    this.previous = record
+  }
+
+  leave(): void {
+    this.previous.next = this.next
+    this.next.previous = this.previous
+    this.previous = this
+    this.next = this
+  }
+}
+
+class MemoryRecord extends Queued {
   readonly id: string
   readonly fingerprint: string
   readonly meta: ClaimRequest['meta']
-  fence: number
+  fence = 1
   /** `undefined` after a release or a settlement: nobody holds it. */
   token: string | undefined
-  leaseUntil: number
-  completed: { readonly outcome: Outcome; readonly at: number } | undefined
-  expiresAt: number
-  queue: Set<MemoryRecord> | undefined
-  bytes: number
+  leaseUntil = 0
+  outcome: Outcome | undefined
+  completedAt = 0
+  expiresAt = 0
+  bytes = 0
+
+  constructor({ id, fingerprint, meta, token }: ClaimRequest) {
+    super()
+    this.id = id
+    this.fingerprint = fingerprint
+    this.meta = { ...meta }
+    this.token = token
+    this.outcome = undefined
+  }
 }
 
 const RECORD_OVERHEAD_BYTES = 400
@@ -47,34 +78,32 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
 
   const records = new Map<string, MemoryRecord>()
   // Records that are kept equally long expire in the order in which they were put here, so only heads are looked at.
-  const queues = new Map<number, Set<MemoryRecord>>()
+  const queues = new Map<number, Queued>()
   const watchers = new Map<string, Set<() => void>>()
   let bytes = 0
 
-  function live(id: string): MemoryRecord | undefined {
+  function live(id: string, now: number): MemoryRecord | undefined {
     const record = records.get(id)
-    if (record === undefined || !hasExpired(record, performance.now())) return record
+    if (record === undefined || !hasExpired(record, now)) return record
     remove(record)
     return undefined
   }
 
   function remove(record: MemoryRecord): void {
     records.delete(record.id)
-    record.queue?.delete(record)
+    record.leave()
     bytes -= record.bytes
     changed(record.id)
   }
 
-  function expireIn(record: MemoryRecord, ttlMs: number): void {
-    record.queue?.delete(record)
+  function expireIn(record: MemoryRecord, ttlMs: number, now: number): void {
     let queue = queues.get(ttlMs)
     if (queue === undefined) {
-      queue = new Set()
+      queue = new Queued()
       queues.set(ttlMs, queue)
     }
-    record.expiresAt = performance.now() + ttlMs
-    record.queue = queue
-    queue.add(record)
+    record.expiresAt = now + ttlMs
+    queue.take(record)
   }
 
   function resize(record: MemoryRecord, size: number): void {
@@ -86,13 +115,14 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     const now = performance.now()
     let removed = 0
     for (const [ttlMs, queue] of queues) {
-      for (const record of queue) {
-        if (record.expiresAt > now) break
+      for (let next = queue.next; next instanceof MemoryRecord && next.expiresAt <= now; ) {
+        const record = next
+        next = record.next
         if (!hasExpired(record, now)) continue
         remove(record)
         removed += 1
       }
-      if (queue.size === 0) queues.delete(ttlMs)
+      if (queue.next === queue) queues.delete(ttlMs)
     }
     return removed
   }
@@ -114,84 +144,72 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     for (const resolve of waiting) resolve()
   }
 
-  function keep(record: MemoryRecord, outcome: Outcome, ttlMs: number): void {
+  function keep(record: MemoryRecord, outcome: Outcome, ttlMs: number, now: number): void {
     // A copy: what the caller does with its buffer afterwards must not change an answer.
     const body = outcome.body === null ? null : Buffer.from(outcome.body)
     const size = sizeOf(record, outcome.head.length * 2 + (body?.byteLength ?? 0))
     // A tombstone always fits: to forget that an operation ended would be worse than a few bytes too many.
     if (body !== null) makeRoom(0, size - record.bytes)
     resize(record, size)
-    record.completed = { outcome: { ...outcome, body }, at: performance.now() }
-    expireIn(record, ttlMs)
+    record.outcome = { ...outcome, body }
+    record.completedAt = now
+    expireIn(record, ttlMs, now)
     changed(record.id)
   }
 
-  function acquire(record: MemoryRecord, { token, leaseMs, ttlMs }: ClaimRequest): ClaimResult {
+  function acquire(record: MemoryRecord, { token, leaseMs, ttlMs }: ClaimRequest, now: number): ClaimResult {
     record.token = token
-    record.leaseUntil = performance.now() + leaseMs
-    expireIn(record, ttlMs)
+    record.leaseUntil = now + leaseMs
+    expireIn(record, ttlMs, now)
     return { status: 'acquired', fence: record.fence }
   }
 
   return {
     async claim(request) {
-      const { id, token, fingerprint, meta } = request
-      const found = live(id)
+      const { id, token, fingerprint } = request
+      const now = performance.now()
+      const found = live(id, now)
       if (found === undefined) {
-        const record: MemoryRecord = {
-          id,
-          fingerprint,
-          meta: { ...meta },
-          fence: 1,
-          token,
-          leaseUntil: 0,
-          completed: undefined,
-          expiresAt: 0,
-          queue: undefined,
-          bytes: 0,
-        }
+        const record = new MemoryRecord(request)
         const size = sizeOf(record, 0)
         makeRoom(1, size)
         records.set(id, record)
         resize(record, size)
-        return acquire(record, request)
+        return acquire(record, request, now)
       }
-      if (found.completed !== undefined) {
-        const { outcome, at } = found.completed
-        return {
-          status: 'completed',
-          fingerprint: found.fingerprint,
-          outcome,
-          ageMs: performance.now() - at,
-        }
+      if (found.outcome !== undefined) {
+        const { outcome, completedAt } = found
+        return { status: 'completed', fingerprint: found.fingerprint, outcome, ageMs: now - completedAt }
       }
-      if (found.token === token) return acquire(found, request)
-      const leaseLeftMs = found.leaseUntil - performance.now()
+      if (found.token === token) return acquire(found, request, now)
+      const leaseLeftMs = found.leaseUntil - now
       if (leaseLeftMs > 0) return { status: 'running', fingerprint: found.fingerprint, leaseLeftMs }
       if (request.takeOver && found.fingerprint === fingerprint) {
         found.fence += 1
-        return acquire(found, request)
+        return acquire(found, request, now)
       }
       return { status: 'unknown', fingerprint: found.fingerprint, fence: found.fence, meta: found.meta }
     },
 
     async renew(id, token, leaseMs) {
-      const record = live(id)
-      if (record === undefined || record.completed !== undefined || record.token !== token) return false
-      record.leaseUntil = performance.now() + leaseMs
+      const now = performance.now()
+      const record = live(id, now)
+      if (record === undefined || record.outcome !== undefined || record.token !== token) return false
+      record.leaseUntil = now + leaseMs
       return true
     },
 
     async complete(id, token, outcome, ttlMs) {
-      const record = live(id)
+      const now = performance.now()
+      const record = live(id, now)
       if (record === undefined || record.token !== token) return false
-      if (record.completed === undefined) keep(record, outcome, ttlMs)
+      if (record.outcome === undefined) keep(record, outcome, ttlMs, now)
       return true
     },
 
     async release(id, token) {
-      const record = live(id)
-      if (record === undefined || record.completed !== undefined || record.token !== token) return false
+      const record = live(id, performance.now())
+      if (record === undefined || record.outcome !== undefined || record.token !== token) return false
       if (record.fence === 1) {
         remove(record)
         return true
@@ -203,19 +221,20 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     },
 
     async find(id) {
-      const record = live(id)
+      const record = live(id, performance.now())
       return record === undefined ? undefined : asStored(record)
     },
 
     async settle(id, resolution, ttlMs) {
-      const record = live(id)
-      if (record === undefined || record.completed !== undefined) return false
-      if (record.leaseUntil > performance.now()) return false
+      const now = performance.now()
+      const record = live(id, now)
+      if (record === undefined || record.outcome !== undefined) return false
+      if (record.leaseUntil > now) return false
       if (resolution === 'release') {
         remove(record)
         return true
       }
-      keep(record, resolution, ttlMs)
+      keep(record, resolution, ttlMs, now)
       record.token = undefined
       return true
     },
@@ -224,7 +243,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       let found = 0
       for (const id of [...records.keys()]) {
         if (found >= limit) return
-        const record = live(id)
+        const record = live(id, performance.now())
         const stored = record && asStored(record)
         if (stored === undefined || !isAskedFor(stored, query)) continue
         found += 1
@@ -233,9 +252,10 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     },
 
     async remove(id) {
-      const record = live(id)
+      const now = performance.now()
+      const record = live(id, now)
       if (record === undefined) return false
-      if (record.completed === undefined && record.leaseUntil > performance.now()) return false
+      if (record.outcome === undefined && record.leaseUntil > now) return false
       remove(record)
       return true
     },
@@ -263,7 +283,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
 
 function hasExpired(record: MemoryRecord, now: number): boolean {
   if (record.expiresAt > now) return false
-  return record.completed !== undefined || record.leaseUntil <= now
+  return record.outcome !== undefined || record.leaseUntil <= now
 }
 
 function sizeOf(record: MemoryRecord, outcomeBytes: number): number {
@@ -274,11 +294,10 @@ function sizeOf(record: MemoryRecord, outcomeBytes: number): number {
 
 function asStored(record: MemoryRecord): StoredRecord {
   const now = performance.now()
-  const { id, fingerprint, fence, meta, completed } = record
-  const expiresInMs = Math.max(record.expiresAt, completed === undefined ? record.leaseUntil : 0) - now
+  const { id, fingerprint, fence, meta, outcome } = record
+  const expiresInMs = Math.max(record.expiresAt, outcome === undefined ? record.leaseUntil : 0) - now
   const base = { id, fingerprint, fence, meta, expiresInMs }
-  if (completed !== undefined)
-    return { ...base, status: 'completed', outcome: completed.outcome, ageMs: now - completed.at }
+  if (outcome !== undefined) return { ...base, status: 'completed', outcome, ageMs: now - record.completedAt }
   const leaseLeftMs = record.leaseUntil - now
   return leaseLeftMs > 0 ? { ...base, status: 'running', leaseLeftMs } : { ...base, status: 'unknown' }
 }

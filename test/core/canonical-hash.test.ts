@@ -1,0 +1,116 @@
+import { createHash } from 'node:crypto'
+import fc from 'fast-check'
+import stableStringify from 'fast-json-stable-stringify'
+import { describe, expect, it } from 'vitest'
+import { hashCanonical } from '../../src/core/canonical-hash.js'
+
+/** What the hash must be: that of the text which a library for canonical JSON makes. */
+function expected(text: string, value: unknown): string {
+  const json: string | undefined = stableStringify(value)
+  return createHash('sha256')
+    .update(`${text}${json ?? 'undefined'}`)
+    .digest('base64url')
+}
+
+describe('the canonical hash', () => {
+  it('is that of the canonical JSON of a value, for whatever JSON can say', () => {
+    const text = fc.string({
+      unit: fc.oneof(fc.constantFrom(...'"\\\n\b\u0001\u007f', 'é', '\ud83d'), fc.string({ unit: 'binary' })),
+    })
+    const json = fc.jsonValue({ stringUnit: 'binary', maxDepth: 5 })
+    const value = fc.oneof(
+      json,
+      fc.dictionary(text, json),
+      fc.array(text, { size: 'large' }),
+      fc.array(fc.double()),
+    )
+    fc.assert(
+      fc.property(
+        fc.string(),
+        value,
+        (prefix, given) => hashCanonical(prefix, given) === expected(prefix, given),
+      ),
+      { numRuns: 1000 },
+    )
+  })
+
+  it.each([
+    ['undefined', undefined],
+    ['a function', () => {}],
+    [
+      'members without a form',
+      { a: undefined, b: () => {}, c: Symbol('c'), d: [undefined, () => {}, Symbol('d')] },
+    ],
+    ['names that look like numbers', { 10: 'a', 9: 'b', 1: 'c', '-1': 'd', '01': 'e' }],
+    ['a name that is a setter elsewhere', JSON.parse('{"b":1,"__proto__":{"y":1,"x":2},"a":0}')],
+    [
+      'toJSON, and its result sorted',
+      { at: new Date(0), it: { toJSON: () => ({ z: 1, a: [{ y: 1, x: 2 }] }) } },
+    ],
+    ['what toJSON gives no form', { a: { toJSON: () => undefined }, b: 1 }],
+    ['numbers JSON does not know', [Number.NaN, Number.POSITIVE_INFINITY, -0, { n: Number.NaN }]],
+    ['a list with holes', Array.from({ length: 20, 3: 'x' })],
+    [
+      'an object of a class',
+      new (class {
+        z = 1
+        a = 2
+      })(),
+    ],
+    ['an object without a prototype', Object.assign(Object.create(null), { z: 1, a: 2 })],
+    ['long strings', { a: 'x'.repeat(121), b: `${'y'.repeat(20_000)}"\n`, c: 'é'.repeat(9000) }],
+    [
+      'more than a buffer',
+      Array.from({ length: 3000 }, (_, index) => ({ name: `näme ${index}`, id: index, at: null })),
+    ],
+    ['a string that ends with a buffer', ['x'.repeat(16 * 1024 - 14), 'y', { b: 1, a: 'é'.repeat(120) }]],
+  ])('is right for %s', (_, value) => {
+    expect(hashCanonical('text ', value)).toBe(expected('text ', value))
+  })
+
+  it('is right at every place where a buffer may end', () => {
+    for (let length = 16_340; length < 16_400; length += 1) {
+      const value = { b: 'x'.repeat(60), a: [{ z: 'é"', y: 1.5, x: true }], c: {} }
+      expect(hashCanonical('t'.repeat(length), value), `${length}`).toBe(expected('t'.repeat(length), value))
+    }
+  })
+
+  it('is right when a toJSON makes another one meanwhile', () => {
+    const inner = { b: 1, a: 2 }
+    const value = { first: 'x', next: { toJSON: () => hashCanonical('inner ', inner) }, last: [1] }
+    const plain = { first: 'x', next: expected('inner ', inner), last: [1] }
+    expect(hashCanonical('outer ', value)).toBe(expected('outer ', plain))
+  })
+
+  it('differs where values differ only in kind', () => {
+    const values = [
+      1,
+      '1',
+      [1],
+      ['1'],
+      { 1: 1 },
+      null,
+      'null',
+      true,
+      'true',
+      [],
+      {},
+      [[]],
+      '',
+      undefined,
+      'undefined',
+    ]
+    expect(new Set(values.map((value) => hashCanonical('', value))).size).toBe(values.length)
+  })
+
+  it('refuses a cycle and what nests too deep, and is right again afterwards', () => {
+    const cycle: Record<string, unknown> = {}
+    cycle.again = { cycle }
+    let deep: unknown = 'bottom'
+    for (let level = 0; level < 1001; level += 1) deep = level % 2 === 0 ? [deep, {}] : { deep }
+    expect(() => hashCanonical('', cycle)).toThrow(RangeError)
+    expect(() => hashCanonical('', deep)).toThrow(RangeError)
+    expect(() => hashCanonical('', { amount: 1n })).toThrow(TypeError)
+    expect(hashCanonical('', { b: 1, a: 2 })).toBe(expected('', { a: 2, b: 1 }))
+  })
+})
