@@ -23,6 +23,8 @@ import { ensureState, type RequestState, type RouteGuard, stateOf } from './fast
 
 /** The hooks of a route look their guard up here, so that a registration in an inner context can take its place. */
 interface Slot {
+  /** What the route is called, by method: `POST /payments/:id`. */
+  readonly names: ReadonlyMap<string, string>
   guard: RouteGuard | undefined
   hashesBytes: boolean
 }
@@ -42,7 +44,8 @@ export function createRouteProtection(registration: {
     let slot = slots.get(route)
     if (slot !== undefined) slot.guard = guard
     else if (guard !== undefined) {
-      slot = { guard, hashesBytes: false }
+      const names = new Map([route.method].flat().map((method) => [method, `${method} ${route.url}`]))
+      slot = { names, guard, hashesBytes: false }
       slots.set(route, slot)
       protect(route, slot)
     }
@@ -129,7 +132,7 @@ function createPreHandler(slot: Slot): preHandlerHookHandler {
       return done()
     }
     const { method, originalUrl: url, body } = request
-    const route = `${method} ${request.routeOptions.url}`
+    const route = slot.names.get(method) ?? `${method} ${request.routeOptions.url}`
     const rawDigest = stateOf(request)?.rawHash?.digest()
     admit(guard, key, { request, raw: request.raw, method, url, route, body, rawDigest }).then(
       (admission) => {

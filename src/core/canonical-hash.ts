@@ -7,8 +7,8 @@ import { createHash, type Hash, hash } from 'node:crypto'
  * `JSON.stringify` writes. The bytes go to the hash as they are made, so that a body of 1 MiB needs no second copy of
  * itself, and takes about as long as it took to parse.
  *
- * @throws {RangeError} when it nests deeper than 1000 levels, as a cycle does.
- * @throws {TypeError} when it holds what JSON cannot say.
+ * @throws {RangeError} when it nests deeper than 1000 levels.
+ * @throws {TypeError} when it holds what JSON cannot say, or itself.
  */
 export function hashCanonical(text: string, value: unknown): string {
   const writer = idle ?? new CanonicalWriter()
@@ -16,6 +16,10 @@ export function hashCanonical(text: string, value: unknown): string {
   idle = undefined
   try {
     return writer.hash(text, value)
+  } catch (error) {
+    if (error instanceof RangeError && whyTooDeep(value, new Set()) === 'cycle')
+      throw new TypeError('It holds itself')
+    throw error
   } finally {
     idle = writer
   }
@@ -165,6 +169,20 @@ class CanonicalWriter {
     this.#end = 0
     return this.#sha
   }
+}
+
+/** What the first path that nests too deep comes to. Asked only when there is one: it costs a set of all parents. */
+function whyTooDeep(value: unknown, parents: Set<unknown>): 'cycle' | 'deep' | undefined {
+  if (typeof value !== 'object' || value === null) return undefined
+  if (parents.has(value)) return 'cycle'
+  if (parents.size > MAX_DEPTH) return 'deep'
+  parents.add(value)
+  for (const member of Object.values(value)) {
+    const why = whyTooDeep(member, parents)
+    if (why !== undefined) return why
+  }
+  parents.delete(value)
+  return undefined
 }
 
 /** What stands for a value in JSON. */

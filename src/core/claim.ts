@@ -1,9 +1,9 @@
-import { randomUUID } from 'node:crypto'
 import type { ClaimResult, IdempotencyStore } from '../contract/store.js'
 import type { EventSubject, Events } from './events.js'
 import { pause, retryDelayMs } from './execution.js'
 import type { Policy } from './policy.js'
 import type { StoreCalls } from './store-calls.js'
+import { newToken } from './token.js'
 import type { Upkeep } from './upkeep.js'
 
 /** What is claimed. */
@@ -32,7 +32,7 @@ export function claimStore(intent: ClaimIntent, context: ClaimContext): ClaimAtt
 
 /** A claim that was asked for. */
 export class ClaimAttempt {
-  readonly token = randomUUID()
+  readonly token = newToken()
   readonly answer: Promise<ClaimResult>
   readonly #intent: ClaimIntent
   readonly #context: ClaimContext

@@ -1,5 +1,12 @@
 import { OptionsError, StoreFullError } from '../contract/errors.js'
-import type { ClaimRequest, ClaimResult, IdempotencyStore, Outcome, StoredRecord } from '../contract/store.js'
+import type {
+  ClaimRequest,
+  ClaimResult,
+  IdempotencyStore,
+  Outcome,
+  RecordMeta,
+  StoredRecord,
+} from '../contract/store.js'
 import { isAskedFor } from './list-query.js'
 
 /** How much a memory store holds. */
@@ -40,16 +47,24 @@ class Queued {
   }
 }
 
+// All in one object, since there may be millions of them: what the garbage collector has to follow is what they cost.
 class MemoryRecord extends Queued {
   readonly id: string
   readonly fingerprint: string
-  readonly meta: ClaimRequest['meta']
+  readonly #key: string
+  readonly #route: string
+  readonly #scope: string
+  readonly #firstSeenAt: number
   fence = 1
   /** `undefined` after a release or a settlement: nobody holds it. */
   token: string | undefined
   leaseUntil = 0
-  outcome: Outcome | undefined
+  isCompleted = false
   completedAt = 0
+  #result: Outcome['result'] = 'succeeded'
+  #head = ''
+  /** A character a byte. Nobody can change it, and it takes less than a buffer of its own. */
+  #body: string | null = null
   expiresAt = 0
   bytes = 0
 
@@ -57,10 +72,41 @@ class MemoryRecord extends Queued {
     super()
     this.id = id
     this.fingerprint = fingerprint
-    this.meta = { ...meta }
+    this.#key = meta.key
+    this.#route = meta.route
+    this.#scope = meta.scope
+    this.#firstSeenAt = meta.firstSeenAt
     this.token = token
-    this.outcome = undefined
   }
+
+  get meta(): RecordMeta {
+    return { key: this.#key, route: this.#route, scope: this.#scope, firstSeenAt: this.#firstSeenAt }
+  }
+
+  get outcome(): Outcome {
+    const body = this.#body === null ? null : Buffer.from(this.#body, 'latin1')
+    return { result: this.#result, head: this.#head, body }
+  }
+
+  complete({ result, head, body }: Outcome, now: number): void {
+    this.isCompleted = true
+    this.completedAt = now
+    this.#result = result
+    this.#head = head
+    this.#body = body === null ? null : asBuffer(body).toString('latin1')
+  }
+
+  /** An estimate, with an outcome of so many bytes. */
+  sizeWith(outcomeBytes: number): number {
+    const { id, fingerprint } = this
+    const characters =
+      id.length + fingerprint.length + this.#key.length + this.#route.length + this.#scope.length
+    return RECORD_OVERHEAD_BYTES + characters * 2 + outcomeBytes
+  }
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
 const RECORD_OVERHEAD_BYTES = 400
@@ -145,14 +191,11 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
   }
 
   function keep(record: MemoryRecord, outcome: Outcome, ttlMs: number, now: number): void {
-    // A copy: what the caller does with its buffer afterwards must not change an answer.
-    const body = outcome.body === null ? null : Buffer.from(outcome.body)
-    const size = sizeOf(record, outcome.head.length * 2 + (body?.byteLength ?? 0))
+    const size = record.sizeWith(outcome.head.length * 2 + (outcome.body?.byteLength ?? 0))
     // A tombstone always fits: to forget that an operation ended would be worse than a few bytes too many.
-    if (body !== null) makeRoom(0, size - record.bytes)
+    if (outcome.body !== null) makeRoom(0, size - record.bytes)
     resize(record, size)
-    record.outcome = { ...outcome, body }
-    record.completedAt = now
+    record.complete(outcome, now)
     expireIn(record, ttlMs, now)
     changed(record.id)
   }
@@ -171,13 +214,13 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       const found = live(id, now)
       if (found === undefined) {
         const record = new MemoryRecord(request)
-        const size = sizeOf(record, 0)
+        const size = record.sizeWith(0)
         makeRoom(1, size)
         records.set(id, record)
         resize(record, size)
         return acquire(record, request, now)
       }
-      if (found.outcome !== undefined) {
+      if (found.isCompleted) {
         const { outcome, completedAt } = found
         return { status: 'completed', fingerprint: found.fingerprint, outcome, ageMs: now - completedAt }
       }
@@ -194,7 +237,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     async renew(id, token, leaseMs) {
       const now = performance.now()
       const record = live(id, now)
-      if (record === undefined || record.outcome !== undefined || record.token !== token) return false
+      if (record === undefined || record.isCompleted || record.token !== token) return false
       record.leaseUntil = now + leaseMs
       return true
     },
@@ -203,13 +246,13 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       const now = performance.now()
       const record = live(id, now)
       if (record === undefined || record.token !== token) return false
-      if (record.outcome === undefined) keep(record, outcome, ttlMs, now)
+      if (!record.isCompleted) keep(record, outcome, ttlMs, now)
       return true
     },
 
     async release(id, token) {
       const record = live(id, performance.now())
-      if (record === undefined || record.outcome !== undefined || record.token !== token) return false
+      if (record === undefined || record.isCompleted || record.token !== token) return false
       if (record.fence === 1) {
         remove(record)
         return true
@@ -228,7 +271,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     async settle(id, resolution, ttlMs) {
       const now = performance.now()
       const record = live(id, now)
-      if (record === undefined || record.outcome !== undefined) return false
+      if (record === undefined || record.isCompleted) return false
       if (record.leaseUntil > now) return false
       if (resolution === 'release') {
         remove(record)
@@ -255,7 +298,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       const now = performance.now()
       const record = live(id, now)
       if (record === undefined) return false
-      if (record.outcome === undefined && record.leaseUntil > now) return false
+      if (!record.isCompleted && record.leaseUntil > now) return false
       remove(record)
       return true
     },
@@ -283,21 +326,16 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
 
 function hasExpired(record: MemoryRecord, now: number): boolean {
   if (record.expiresAt > now) return false
-  return record.outcome !== undefined || record.leaseUntil <= now
-}
-
-function sizeOf(record: MemoryRecord, outcomeBytes: number): number {
-  const { key, route, scope } = record.meta
-  const characters = record.id.length + record.fingerprint.length + key.length + route.length + scope.length
-  return RECORD_OVERHEAD_BYTES + characters * 2 + outcomeBytes
+  return record.isCompleted || record.leaseUntil <= now
 }
 
 function asStored(record: MemoryRecord): StoredRecord {
   const now = performance.now()
-  const { id, fingerprint, fence, meta, outcome } = record
-  const expiresInMs = Math.max(record.expiresAt, outcome === undefined ? record.leaseUntil : 0) - now
+  const { id, fingerprint, fence, meta, isCompleted } = record
+  const expiresInMs = Math.max(record.expiresAt, isCompleted ? 0 : record.leaseUntil) - now
   const base = { id, fingerprint, fence, meta, expiresInMs }
-  if (outcome !== undefined) return { ...base, status: 'completed', outcome, ageMs: now - record.completedAt }
+  if (isCompleted)
+    return { ...base, status: 'completed', outcome: record.outcome, ageMs: now - record.completedAt }
   const leaseLeftMs = record.leaseUntil - now
   return leaseLeftMs > 0 ? { ...base, status: 'running', leaseLeftMs } : { ...base, status: 'unknown' }
 }
