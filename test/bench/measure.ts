@@ -1,60 +1,57 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { createInterface } from 'node:readline'
-import autocannon from 'autocannon'
 import { findProgram } from '../support/program.js'
 
 /** How many rounds every variant is measured in, and how long each takes. */
 export const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 5)
 export const SECONDS = Number(process.env.BENCH_SECONDS ?? 4)
 
-/** What every request sends. */
+/** What every request sends, unless it is about sizes. */
 export const BODY = '{"from":"alice","to":"bob","amount":500}'
+
+const SERVER_CPU = '0'
+const LOAD_CPU = '1'
 
 /** A server program that is measured. */
 export interface BenchServer {
   readonly url: string
+  /** Processor time that it has used so far, in microseconds, by its own account. */
+  cpuTime(): Promise<number>
   kill(): void
 }
 
-/** Starts a server program. Server and load each get a processor of their own where the machine can say so. */
-export async function startServer(program: string, options: unknown): Promise<BenchServer> {
-  const command = [process.execPath, program, JSON.stringify(options)]
-  const pinned = findProgram('taskset') === undefined ? command : ['taskset', '-c', '0', ...command]
-  const [file = '', ...args] = pinned
-  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'inherit'] })
-  const url = await new Promise<string>((resolve, reject) => {
-    createInterface(child.stdout).once('line', resolve)
-    child.once('exit', (code) => reject(new Error(`The server ended with ${code}`)))
-  })
-  return { url, kill: () => void child.kill('SIGKILL') }
+/** Puts this process, which makes the load, on a processor that no measured server has. */
+export function pinLoad(): void {
+  if (findProgram('taskset') !== undefined) spawnSync('taskset', ['-pc', LOAD_CPU, String(process.pid)])
 }
 
-/** Sends requests for a while, and gives how many were answered in a second. `keyOf` names the key of each request. */
-export async function measureRate(
-  url: string,
-  options: { readonly connections: number; readonly keyOf: (sent: number) => string },
-): Promise<number> {
-  let sent = 0
-  const result = await autocannon({
-    url,
-    connections: options.connections,
-    duration: SECONDS,
-    requests: [
-      {
-        method: 'POST',
-        path: '/',
-        body: BODY,
-        setupRequest(request) {
-          sent += 1
-          const headers = { 'content-type': 'application/json', 'idempotency-key': options.keyOf(sent) }
-          return { ...request, headers }
-        },
-      },
-    ],
+/** Starts a server program on a processor of its own, where the machine can say so. */
+export async function startServer(program: string, options: unknown): Promise<BenchServer> {
+  const command = [process.execPath, program, JSON.stringify(options)]
+  const pinned = findProgram('taskset') === undefined ? command : ['taskset', '-c', SERVER_CPU, ...command]
+  const [file = '', ...args] = pinned
+  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] })
+  const reap = (): void => void child.kill('SIGKILL')
+  process.once('exit', reap)
+  const url = await new Promise<string>((resolve, reject) => {
+    if (child.stdout !== null) createInterface(child.stdout).once('line', resolve)
+    child.once('exit', (code) => reject(new Error(`The server ended with ${code}`)))
   })
-  if (result.non2xx > 0 || result.errors > 0)
-    throw new Error(`${result.non2xx} answers were no success, ${result.errors} requests failed`)
-  return result.requests.total / result.duration
+  return { url, cpuTime: () => askCpuTime(child), kill: reap }
+}
+
+async function askCpuTime(child: ChildProcess): Promise<number> {
+  const answered = new Promise<number>((resolve) => child.once('message', resolve))
+  child.send('cpu time')
+  return answered
+}
+
+/** Makes a server program answer `cpuTime`. */
+export function tellCpuTime(): void {
+  process.on('message', () => {
+    const { user, system } = process.cpuUsage()
+    process.send?.(user + system)
+  })
 }
 
 /** The median of some values. */

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { startPostgresServer } from '../support/postgres-server.js'
-import { type BenchServer, measureRate, median, ROUNDS, SECONDS, startServer } from './measure.js'
+import { applyLoad } from './load.js'
+import { type BenchServer, BODY, median, ROUNDS, SECONDS, startServer } from './measure.js'
 import type { TransactionServerOptions } from './transaction-server.js'
 
 const CONNECTIONS = 32
@@ -57,7 +58,9 @@ export async function benchTransactions(): Promise<void> {
   }
 }
 
-function transfersPerSecond({ url }: BenchServer): Promise<number> {
+async function transfersPerSecond({ url }: BenchServer): Promise<number> {
   const run = randomUUID()
-  return measureRate(url, { connections: CONNECTIONS, keyOf: (sent) => `${run}-${sent}` })
+  const request = (sent: number) => ({ key: `${run}-${sent}`, body: BODY })
+  const { answers, seconds } = await applyLoad(url, { connections: CONNECTIONS, seconds: SECONDS, request })
+  return answers / seconds
 }
