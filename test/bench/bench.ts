@@ -1,3 +1,4 @@
+import { benchGrowth } from './growth.js'
 import { pinLoad } from './measure.js'
 import { benchMessages } from './messages.js'
 import { benchBodies, benchConnections, benchRequests } from './requests.js'
@@ -9,6 +10,7 @@ const PARTS = {
   bodies: benchBodies,
   transactions: benchTransactions,
   messages: benchMessages,
+  growth: benchGrowth,
 }
 
 pinLoad()
