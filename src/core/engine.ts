@@ -168,7 +168,10 @@ export function createEngine(settings: EngineSettings): Engine {
     }
     try {
       if (!upkeep.isReady) await upkeep.check()
-      return await decide(subject, operation)
+      const startedAt = performance.now()
+      const found = await claimOrShare(subject, operation, operation.policy.onUnknown === 'rerun')
+      if (found.status === 'acquired') return { kind: 'run', execution: found.execution }
+      return await decide(subject, operation, { first: found, startedAt })
     } catch (error) {
       // A store that is full or unfit is there, and says no: that is never a reason to run unprotected.
       const isAway = error instanceof StoreUnavailableError
@@ -194,12 +197,16 @@ export function createEngine(settings: EngineSettings): Engine {
     return shown
   }
 
-  async function decide(subject: EventSubject, operation: Operation): Promise<Begun> {
+  /** What becomes of an operation that is there already, as the first look has found it. */
+  async function decide(
+    subject: EventSubject,
+    operation: Operation,
+    { first, startedAt }: { readonly first: Found; readonly startedAt: number },
+  ): Promise<Begun> {
     const { policy } = operation
-    const startedAt = performance.now()
     let takeOver = policy.onUnknown === 'rerun'
     for (let looks = 0; ; looks += 1) {
-      const found = await claimOrShare(subject, operation, takeOver)
+      const found = looks === 0 ? first : await claimOrShare(subject, operation, takeOver)
       if (found.status === 'acquired') return { kind: 'run', execution: found.execution }
       refuseMismatch(subject, operation.fingerprint, found.fingerprint)
       if (found.status === 'completed') {
