@@ -27,6 +27,7 @@ export type AuditEvent =
   | 'reconcile-failed'
   | 'settled'
   | 'released'
+  | 'end-undecided'
   | 'message-duplicate'
   | 'message-dead'
   | 'message-redriven'
@@ -91,6 +92,8 @@ const MESSAGES: Readonly<Record<AuditEvent, string>> = {
   'reconcile-failed': 'The application could not say how an unknown operation ended',
   settled: 'An unknown operation was settled',
   released: 'An unknown operation was released',
+  'end-undecided':
+    'An unknown operation was to be settled or released, and the store did not say whether it is',
   'message-duplicate': 'A message came again, and was not processed again',
   'message-dead': 'A message was given up',
   'message-redriven': 'A dead message was sent on its way again',

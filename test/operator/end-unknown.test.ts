@@ -1,0 +1,110 @@
+import { beforeEach, describe, expect, it } from 'vitest'
+import type { StoredRecord } from '../../src/contract/store.js'
+import { answerOf } from '../../src/http/http-answer.js'
+import { endUnknown, type Resolution } from '../../src/operator/end-unknown.js'
+import { memoryStore } from '../../src/stores/memory.js'
+
+const DAY_MS = 86_400_000
+const PAID: Resolution = { kind: 'answer', response: { status: 201, body: { id: 'p-1' } } }
+
+let store = memoryStore()
+let lines: object[] = []
+const logger = { info: (line: object) => lines.push(line), warn: (line: object) => lines.push(line) }
+beforeEach(() => {
+  store = memoryStore()
+  lines = []
+})
+
+/** An operation whose process has died: its lease has lapsed by now. */
+async function anUnknown({ route = 'POST /payments', firstSeenAt = 1000, ttlMs = 60_000 } = {}) {
+  const token = `token-${firstSeenAt}`
+  const meta = { key: 'order-1', route, scope: 'hash', firstSeenAt }
+  const rest = { fingerprint: 'f', leaseMs: 0, ttlMs, takeOver: true, mayBeLost: false, meta }
+  await store.claim({ id: 'an-id', token, ...rest })
+  return (await store.find('an-id')) ?? expect.fail()
+}
+
+function end(seen: StoredRecord, resolution: Resolution, through = store) {
+  return endUnknown(through, { seen, resolution, ttlMs: DAY_MS, by: 'ann' }, { logger })
+}
+
+describe('endUnknown', () => {
+  it('keeps the answer that is given, and says who did it', async () => {
+    const seen = await anUnknown()
+    expect(await end(seen, PAID)).toMatchObject({ done: true, record: { status: 'unknown' } })
+    const now = await store.find('an-id')
+    if (now?.status !== 'completed') return expect.fail(now?.status)
+    const kept = answerOf(now.outcome)
+    expect(kept).toMatchObject({ kept: true, answer: { status: 201 } })
+    expect(now.expiresInMs).toBeGreaterThan(DAY_MS - 10_000)
+    expect(lines).toMatchObject([
+      { event: 'settled', id: 'an-id', scope: 'hash', route: 'POST /payments', fence: 1, by: 'ann' },
+    ])
+    expect(JSON.stringify(lines)).not.toContain('order-1')
+  })
+
+  it('keeps it no shorter than the record would have been remembered', async () => {
+    await end(await anUnknown({ ttlMs: 7 * DAY_MS }), PAID)
+    expect((await store.find('an-id'))?.expiresInMs).toBeGreaterThan(6 * DAY_MS)
+  })
+
+  it('keeps a tombstone with the status where the answer is not known', async () => {
+    await end(await anUnknown(), { kind: 'tombstone', status: 201 })
+    const now = await store.find('an-id')
+    if (now?.status !== 'completed') return expect.fail(now?.status)
+    expect(answerOf(now.outcome)).toEqual({ kept: false, status: 201 })
+  })
+
+  it('removes what did not happen', async () => {
+    await end(await anUnknown(), { kind: 'release' })
+    expect(await store.find('an-id')).toBeUndefined()
+    expect(lines).toMatchObject([{ event: 'released', by: 'ann' }])
+  })
+
+  it('leaves alone what is no longer unknown, and tells what it is', async () => {
+    const seen = await anUnknown()
+    await store.complete('an-id', 'token-1000', { result: 'succeeded', head: '{}', body: null }, 1000)
+    expect(await end(seen, { kind: 'release' })).toMatchObject({
+      done: false,
+      why: 'changed',
+      now: { status: 'completed' },
+    })
+    expect(lines).toEqual([])
+  })
+
+  it('leaves alone what was claimed again since it was seen, though it is unknown again', async () => {
+    const seen = await anUnknown()
+    await store.claim({
+      ...{ id: 'an-id', token: 'second', fingerprint: 'f', leaseMs: 0, ttlMs: 1000, takeOver: true },
+      ...{ mayBeLost: false, meta: seen.meta },
+    })
+    expect(await end(seen, { kind: 'release' })).toMatchObject({ done: false, now: { fence: 2 } })
+  })
+
+  it('leaves alone a key that was released and ran again, though its fence is the same', async () => {
+    const seen = await anUnknown()
+    await store.settle('an-id', 'release', 1000)
+    expect(await anUnknown({ firstSeenAt: 2000 })).toMatchObject({ status: 'unknown', fence: 1 })
+    expect(await end(seen, { kind: 'release' })).toMatchObject({ done: false, why: 'changed' })
+    expect(await store.find('an-id')).toMatchObject({ status: 'unknown' })
+  })
+
+  it('does not give a function or a message an answer of HTTP, and releases them', async () => {
+    const seen = await anUnknown({ route: 'message ledger' })
+    expect(await end(seen, PAID)).toMatchObject({ done: false, why: 'not-http' })
+    expect(await end(seen, { kind: 'release' })).toMatchObject({ done: true })
+  })
+
+  it('leaves an audit line when the answer of the store was lost', async () => {
+    const seen = await anUnknown()
+    const line = {
+      ...store,
+      async settle(...args: Parameters<typeof store.settle>): Promise<boolean> {
+        await store.settle(...args)
+        throw new Error('the answer was lost')
+      },
+    }
+    await expect(end(seen, PAID, line)).rejects.toThrow('the answer was lost')
+    expect(lines).toMatchObject([{ event: 'end-undecided', by: 'ann', error: 'Error' }])
+  })
+})
