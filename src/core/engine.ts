@@ -57,6 +57,12 @@ export type Begun =
 
 /** Decides for every operation whether it runs, and keeps what it answered. Adapters translate to it and back. */
 export interface Engine {
+  /** Where its records are: for operators, who look and settle there. The engine alone claims and completes. */
+  readonly store: IdempotencyStore
+
+  /** What `recordId` makes ids with, beside scope and key. */
+  readonly namespace: string
+
   /**
    * Claims the operation, or finds the outcome of its first run.
    *
@@ -415,6 +421,8 @@ export function createEngine(settings: EngineSettings): Engine {
   }
 
   return {
+    store,
+    namespace,
     begin,
     transaction,
     assertSupports,

@@ -78,7 +78,8 @@ export function isOfHttp({ meta }: Pick<StoredRecord, 'meta'>): boolean {
   return /^[A-Z]+ \//.test(meta.route)
 }
 
-function isAsSeen(record: StoredRecord, seen: SeenRecord): boolean {
+/** Whether a record is still the unknown one that was seen. */
+export function isAsSeen(record: StoredRecord, seen: SeenRecord): boolean {
   return (
     record.status === 'unknown' &&
     record.fence === seen.fence &&

@@ -99,7 +99,8 @@ const MESSAGES: Readonly<Record<AuditEvent, string>> = {
   'message-redriven': 'A dead message was sent on its way again',
 }
 
-const schema = z.strictObject({
+/** What `AuditOptions` must be. */
+export const auditSchema = z.strictObject({
   key: z.enum(['hash', 'plain', 'omit'], "must be 'hash', 'plain' or 'omit'").optional(),
   redact: fn<NonNullable<AuditOptions['redact']>>('a function of a line').optional(),
 })
@@ -115,7 +116,7 @@ const USUAL: ReadonlySet<AuditEvent> = new Set(['replay', 'in-progress', 'messag
  * @throws {OptionsError} naming the option that is wrong.
  */
 export function auditLog(source: EventSource, logger: AuditLogger, options: AuditOptions = {}): () => void {
-  parseOptions(schema, options, 'auditLog')
+  parseOptions(auditSchema, options, 'auditLog')
   return source.on((event: ObservedEvent) => {
     const entry = entryOf(event)
     if (entry !== undefined) writeAudit(logger, entry, options)

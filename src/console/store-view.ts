@@ -1,0 +1,74 @@
+import { isIdempotencyError, StoreUnavailableError } from '../contract/errors.js'
+import type { IdempotencyStore, ListQuery, StoredRecord } from '../contract/store.js'
+import { createStoreCalls } from '../core/store-calls.js'
+
+/** What a list came to. */
+export interface Listed {
+  /** The oldest first. */
+  readonly records: readonly StoredRecord[]
+  /** Whether that is all, or there are more than were asked for, or the time was up. */
+  readonly ended: 'all' | 'limit' | 'time'
+}
+
+/** A store as a console needs it: every step in time, and one kind of failure. */
+export interface StoreView extends Pick<IdempotencyStore, 'find' | 'settle'> {
+  /** `undefined` where the store cannot list. */
+  readonly list: ((query: ListQuery & { readonly limit: number }) => Promise<Listed>) | undefined
+}
+
+/** A person waits longer than a customer's request. */
+const STEP_TIMEOUT_MS = 5000
+
+/**
+ * Looks at a store for people. A list ends after `timeoutMs` with what it has found: some stores have to read every
+ * record for it.
+ */
+export function viewStore(store: IdempotencyStore, timeoutMs = STEP_TIMEOUT_MS): StoreView {
+  const call = createStoreCalls({ events: { emit() {} }, storeTimeoutMs: timeoutMs })
+  const list = store.list?.bind(store)
+  return {
+    find: (id) => call('find', () => store.find(id)),
+    settle: (...args) => call('settle', () => store.settle(...args)),
+    // One more than is shown tells whether there are more.
+    list: list && ((query) => listWithin(list({ ...query, limit: query.limit + 1 }), query.limit, timeoutMs)),
+  }
+}
+
+async function listWithin(
+  found: AsyncIterable<StoredRecord>,
+  limit: number,
+  timeoutMs: number,
+): Promise<Listed> {
+  const iterator = found[Symbol.asyncIterator]()
+  const records: StoredRecord[] = []
+  let timer: NodeJS.Timeout | undefined
+  const timeUp = new Promise<'time'>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs, 'time')
+  })
+  try {
+    for (;;) {
+      const next = await Promise.race([iterator.next(), timeUp])
+      if (next === 'time') {
+        // It is told to stop, and not waited for: it may hang in the middle of a step. What it throws then has no reader.
+        iterator.return?.().catch(() => {})
+        if (records.length === 0)
+          throw new StoreUnavailableError(`The store listed nothing within ${timeoutMs} ms`)
+        return { records: byAge(records).slice(0, limit), ended: 'time' }
+      }
+      if (next.done === true) {
+        const isAll = records.length <= limit
+        return { records: byAge(records).slice(0, limit), ended: isAll ? 'all' : 'limit' }
+      }
+      records.push(next.value)
+    }
+  } catch (error) {
+    if (isIdempotencyError(error)) throw error
+    throw new StoreUnavailableError('The store failed at "list"', { cause: error })
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function byAge(records: StoredRecord[]): readonly StoredRecord[] {
+  return records.sort((one, other) => one.meta.firstSeenAt - other.meta.firstSeenAt)
+}
