@@ -1,5 +1,6 @@
 import { type Counts, KINDS, type Kind, MINUTES, sumOf } from './counts.js'
 import { type Html, html } from './html.js'
+import { shownCount } from './words.js'
 
 /** What each kind is called, and what it means. */
 export const KIND_NAMES: Readonly<Record<Kind, { readonly name: string; readonly means: string }>> = {
@@ -27,7 +28,7 @@ export function chart(minutes: readonly Counts[]): Html {
   return html`<figure class="chart">
 <figcaption id="chart-name">Requests with a key, for each minute of the last hour</figcaption>
 <div class="plot">
-<p class="scale" aria-hidden="true"><span>${highest}</span><span>0</span></p>
+<p class="scale" aria-hidden="true"><span>${shownCount(highest)}</span><span>0</span></p>
 <svg viewBox="0 0 ${MINUTES * WIDTH} ${HEIGHT}" preserveAspectRatio="none" role="img" aria-labelledby="chart-name chart-said">
 <desc id="chart-said">${said.join(', ')}. At most ${highest} in a minute.</desc>
 <line class="grid" x1="0" x2="${MINUTES * WIDTH}" y1="0.5" y2="0.5"/>
@@ -43,7 +44,7 @@ ${
     : html`<div class="scroll" role="region" aria-label="Requests by minute" tabindex="0"><table class="numbers">
 <caption>Minutes in which something was counted, the latest first</caption>
 <thead><tr><th scope="col">Minutes ago</th>${KINDS.map((kind) => html`<th scope="col">${KIND_NAMES[kind].name}</th>`)}</tr></thead>
-<tbody>${busy.toReversed().map(({ counts, ago }) => html`<tr><th scope="row">${ago}</th>${KINDS.map((kind) => html`<td>${counts[kind]}</td>`)}</tr>`)}</tbody>
+<tbody>${busy.toReversed().map(({ counts, ago }) => html`<tr><th scope="row">${ago}</th>${KINDS.map((kind) => html`<td>${shownCount(counts[kind])}</td>`)}</tr>`)}</tbody>
 </table></div>`
 }
 </details>
@@ -66,6 +67,6 @@ function bar(counts: Counts, index: number, highest: number): readonly (Html | f
 export function tiles(total: Counts): Html {
   return html`<dl class="tiles">${KINDS.map((kind) => {
     const { name, means } = KIND_NAMES[kind]
-    return html`<div class="kind-${kind}"><dt>${name}</dt><dd>${total[kind]}<span>${means}</span></dd></div>`
+    return html`<div class="kind-${kind}${total[kind] === 0 && ' zero'}"><dt>${name}</dt><dd>${shownCount(total[kind])}<span>${means}</span></dd></div>`
   })}</dl>`
 }

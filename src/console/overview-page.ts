@@ -30,7 +30,7 @@ export function overviewPage(
     here: 'Overview',
     content: html`<h1>Overview</h1>
 <section class="card ${needsSomebody(unknown) ? 'attention' : ''}" aria-labelledby="unknown">
-<h2 id="unknown">Unknown outcomes</h2>
+<h2 id="unknown">Unknown outcomes${howMany(unknown)}</h2>
 ${listOr(unknown, (listed) =>
   recordTable(listed, {
     status: 'unknown',
@@ -43,12 +43,12 @@ ${seeAll(unknown, `${root}records?status=unknown`, 'See all unknown outcomes')}
 </section>
 <section class="card" aria-labelledby="counts">
 <h2 id="counts">Requests</h2>
-<p class="quiet">Counted by this process alone, since it started: ${shownTime(since)}. Metrics count all processes.</p>
+<p class="quiet wide">Counted by this process alone since it started, ${shownTime(since)}. Metrics count all processes.</p>
 ${tiles(counted.total)}
 ${chart(counted.minutes)}
 </section>
 <section class="card" aria-labelledby="running">
-<h2 id="running">Running now</h2>
+<h2 id="running">Running now${howMany(running)}</h2>
 ${listOr(running, (listed) =>
   recordTable(listed, {
     status: 'running',
@@ -75,6 +75,11 @@ export function listOr(asked: Asked, show: (listed: Listed) => Html): Html {
 
 function needsSomebody(unknown: Asked): boolean {
   return unknown === 'failed' || (typeof unknown === 'object' && unknown.records.length > 0)
+}
+
+function howMany(asked: Asked): Html | false {
+  if (typeof asked === 'string' || asked.records.length === 0) return false
+  return html` <span class="badge">${asked.records.length}${asked.ended !== 'all' && ' or more'}</span>`
 }
 
 function seeAll(asked: Asked, href: string, text: string): Html | false {

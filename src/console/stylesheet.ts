@@ -26,16 +26,17 @@ a { color: var(--accent); text-underline-offset: .15em; }
 .skip:focus { left: 1rem; top: .5rem; background: var(--card); padding: .3rem .8rem; z-index: 1; }
 header {
   display: flex; flex-wrap: wrap; align-items: center; gap: .3rem 1.8rem;
-  padding: .7rem max(1.2rem, calc((100% - 66rem) / 2)); background: var(--card); border-bottom: 1px solid var(--line);
+  padding: .7rem max(1.2rem, calc((100% - 66rem) / 2 + 1.2rem)); background: var(--card); border-bottom: 1px solid var(--line);
 }
 header p { margin: 0; }
 .brand a { font-weight: 700; color: var(--text); text-decoration: none; }
 .brand span { font-weight: 400; color: var(--quiet); }
-nav ul { display: flex; gap: 1.3rem; list-style: none; margin: 0; padding: 0; }
+header nav ul { display: flex; gap: 1.3rem; list-style: none; margin: 0; padding: 0; }
 nav a { display: block; padding: .3rem 0; text-decoration: none; color: var(--quiet); border-bottom: 2px solid transparent; }
 nav a:hover { color: var(--text); }
 nav a[aria-current] { color: var(--text); border-color: var(--accent); }
 .who { margin-left: auto; color: var(--quiet); font-size: .9rem; }
+.who .badge, h1 .badge, h2 .badge { margin-left: .35rem; }
 .badge {
   display: inline-block; padding: .05rem .6rem; border: 1px solid currentColor; border-radius: 99px;
   font-size: .8rem; font-weight: 500; vertical-align: middle; white-space: nowrap; color: var(--quiet);
@@ -49,6 +50,8 @@ h2 { margin: 0 0 .6rem; font-size: 1.15rem; }
 main > h2 { margin: 1.8rem 0 .3rem; }
 h3 { margin: 0 0 .4rem; font-size: 1.05rem; }
 p { margin: .4rem 0 .8rem; max-width: 46rem; }
+ul { margin: .4rem 0 .8rem; padding-left: 1.2rem; }
+.wide { max-width: none; }
 .lead { color: var(--quiet); margin-top: -.6rem; }
 .quiet, .hint, .none { color: var(--quiet); }
 .quiet, .hint { font-size: .9rem; }
@@ -68,7 +71,7 @@ th, td { text-align: left; padding: .45rem 1rem .45rem 0; border-top: 1px solid 
 thead th { font-size: .82rem; font-weight: 600; color: var(--quiet); border-top: 0; white-space: nowrap; }
 tbody th { font-weight: 500; }
 .records .key { max-width: 22rem; overflow-wrap: anywhere; }
-.records td { white-space: nowrap; }
+.records td { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .records td[data-label="Route"] { white-space: normal; overflow-wrap: anywhere; }
 .numbers td, .numbers th { text-align: right; font-variant-numeric: tabular-nums; }
 .numbers caption { text-align: left; }
@@ -78,6 +81,7 @@ tbody th { font-weight: 500; }
 .tiles div { border-left: 4px solid var(--kind); padding: 0 0 0 .7rem; min-width: 0; }
 .tiles dt { font-size: .85rem; color: var(--quiet); }
 .tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.tiles .zero dd { color: var(--quiet); font-weight: 400; }
 .tiles dd span { display: block; font-size: .78rem; font-weight: 400; line-height: 1.3; color: var(--quiet); }
 .kind-run { --kind: var(--run); } .kind-replay { --kind: var(--replay); } .kind-in-progress { --kind: var(--in-progress); }
 .kind-mismatch { --kind: var(--mismatch); } .kind-unknown { --kind: var(--unknown); } .kind-refused { --kind: var(--refused); }
@@ -99,12 +103,12 @@ details > :not(summary) { margin-top: .5rem; }
 .details dt { font-size: .82rem; font-weight: 600; color: var(--quiet); }
 .details dd { margin: 0; }
 .details div:first-child dd { font-size: 1.1rem; }
-.choices { display: grid; grid-template-columns: 3fr 2fr; gap: 1.1rem; align-items: start; }
+.choices { display: grid; grid-template-columns: 3fr 2fr; gap: 0 1.1rem; align-items: start; }
 
 form p { margin: 0 0 .8rem; }
 label, legend { display: block; font-size: .9rem; font-weight: 500; margin-bottom: .2rem; padding: 0; }
 fieldset { border: 0; margin: 0 0 .8rem; padding: 0; }
-.choice { display: flex; gap: .5rem; font-weight: 400; font-size: 1rem; padding: .15rem 0; margin: 0; }
+.choice { display: flex; align-items: baseline; gap: .5rem; font-weight: 400; font-size: 1rem; padding: .15rem 0; margin: 0; }
 input:not([type=radio]), select, textarea {
   width: 100%; padding: .5rem .65rem; font-size: 1rem; color: inherit; background: var(--page);
   border: 1px solid var(--quiet); border-radius: 6px;
@@ -113,7 +117,7 @@ input, select { font-family: inherit; }
 ::placeholder { color: var(--quiet); opacity: .75; }
 #key, #id { font-family: ui-monospace, monospace; }
 #status { width: 7rem; }
-input[type=radio] { accent-color: var(--accent); margin: .32rem 0 0; }
+input[type=radio] { accent-color: var(--accent); margin: 0; }
 button, .button {
   display: inline-block; padding: .5rem 1.15rem; font: inherit; font-weight: 600; cursor: pointer; text-decoration: none;
   border: 1px solid var(--accent); border-radius: 6px; background: var(--accent); color: var(--on-accent);
@@ -134,7 +138,9 @@ pre { margin: .6rem 0; padding: .8rem 1rem; background: var(--card); border: 1px
 
 @media (max-width: 46rem) {
   header { padding: .7rem 1rem; }
-  .who { margin-left: 0; width: 100%; }
+  header { gap: .2rem 1rem; }
+  header nav { order: 3; width: 100%; }
+  .who { margin-left: 0; }
   main { padding: 1rem .8rem 2.5rem; }
   .card { padding: 1rem; }
   .tiles { grid-template-columns: repeat(2, 1fr); gap: 1rem; }
@@ -147,6 +153,8 @@ pre { margin: .6rem 0; padding: .8rem 1rem; background: var(--card); border: 1px
   .records tr { border-top: 1px solid var(--line); padding: .7rem 0; }
   .records th, .records td { border: 0; padding: .08rem 0; white-space: normal; }
   .records .key { max-width: none; font-size: 1rem; padding-bottom: .2rem; }
+  .records td { display: inline-block; margin-right: 1.1rem; }
+  .records td[data-label="Route"] { display: block; }
   .records td::before { content: attr(data-label) ": "; color: var(--quiet); font-size: .88rem; }
 }
 @media (prefers-contrast: more) { :root { --quiet: var(--text); --line: var(--text); } }

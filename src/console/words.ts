@@ -15,7 +15,7 @@ export function shownTime(epochMs: number, now = Date.now()): Html {
   // What is in a store was written by some process with some clock.
   if (Number.isNaN(date.getTime())) return html`at an unknown time`
   const iso = date.toISOString()
-  return html`<time datetime="${iso}">${iso.slice(0, 19).replace('T', ' ')} UTC</time> <span class="quiet">${shownDuration(now - epochMs)} ago</span>`
+  return html`<time datetime="${iso}">${iso.slice(0, 19).replace('T', ' ')} UTC</time> <span class="quiet">(${shownDuration(now - epochMs)} ago)</span>`
 }
 
 /** How long ago, with the time itself for whoever asks. */
@@ -23,6 +23,11 @@ export function shownAge(epochMs: number, now = Date.now()): Html {
   const date = new Date(epochMs)
   if (Number.isNaN(date.getTime())) return html`unknown`
   return html`<time datetime="${date.toISOString()}" title="${date.toISOString()}">${shownDuration(now - epochMs)} ago</time>`
+}
+
+/** A number with its thousands apart. */
+export function shownCount(count: number): string {
+  return count.toLocaleString('en')
 }
 
 /** A size in bytes as people say it. */
