@@ -3,6 +3,7 @@ import { memoryStore } from 'oncekey'
 import idempotency from 'oncekey/fastify'
 import { collectMetrics } from 'oncekey/prometheus'
 import { Registry } from 'prom-client'
+import { mountConsole } from './console.js'
 import type { Ledger, Refusal, Transfer } from './ledger.js'
 
 const STATUS: Readonly<Record<Refusal, number>> = { 'no such account': 404, 'insufficient funds': 402 }
@@ -25,7 +26,9 @@ export async function buildBank(ledger: Ledger): Promise<FastifyInstance> {
   const app = Fastify()
 
   app.addHook('onRequest', async (request, reply) => {
-    if (request.routeOptions.url !== '/metrics' && userOf(request) === '')
+    const { url = '' } = request.routeOptions
+    // The console asks for a password of its own.
+    if (url !== '/metrics' && !/^\/console(\/|$)/.test(url) && userOf(request) === '')
       return reply.code(401).send({ error: 'say who you are: Authorization: Bearer alice' })
   })
 
@@ -41,6 +44,8 @@ export async function buildBank(ledger: Ledger): Promise<FastifyInstance> {
     reply.type(register.contentType)
     return register.metrics()
   })
+
+  await mountConsole(app)
 
   app.get('/accounts', () => ledger.accounts())
 

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { buildBank } from './bank.js'
+import { loseTransfer, OPERATOR } from './console.js'
 import { openLedger } from './ledger.js'
 
 /** Starts the bank, shows what a retry does, and goes on serving for your own requests. */
@@ -60,6 +61,12 @@ async function demo(): Promise<void> {
   console.log(`curl -s ${url}/accounts -H 'Authorization: Bearer alice'`)
   console.log('What became of all these requests, as Prometheus reads it:')
   console.log(`curl -s ${url}/metrics`)
+  const lost = await loseTransfer(bank)
+  console.log(`
+The operator's console is at ${url}/console (name ${OPERATOR.name}, password ${OPERATOR.password}). There you find a
+transfer of 25.00 whose process has died. Until you settle or release it there, its retries are refused:`)
+  console.log(curl({ key: lost.key, amount: lost.order.amount }))
+
   console.log('\nStop it with Ctrl+C.')
 
   for (const signal of ['SIGINT', 'SIGTERM'] as const)

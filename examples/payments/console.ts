@@ -1,0 +1,62 @@
+import { randomUUID } from 'node:crypto'
+import Fastify, { type FastifyInstance } from 'fastify'
+import operatorConsole from 'oncekey/console'
+import idempotency from 'oncekey/fastify'
+
+/** Who may open the demo's console. A service has its own sign-in, and no password in its code. */
+export const OPERATOR = { name: 'operator', password: 'demo' } as const
+
+const CREDENTIALS = `Basic ${Buffer.from(`${OPERATOR.name}:${OPERATOR.password}`).toString('base64')}`
+
+/** Mounts the operator's console at `/console`, behind a password that browsers ask for. */
+export async function mountConsole(app: FastifyInstance): Promise<void> {
+  await app.register(async (operators) => {
+    operators.addHook('onRequest', async (request, reply) => {
+      if (request.headers.authorization === CREDENTIALS) return
+      return reply.code(401).header('www-authenticate', 'Basic realm="operators", charset="UTF-8"').send()
+    })
+    await operators.register(operatorConsole, {
+      prefix: '/console',
+      authorize: () => ({ by: OPERATOR.name, mayChange: true }),
+      actions: true,
+    })
+  })
+}
+
+/** A transfer that nobody knows the end of. */
+export interface LostTransfer {
+  readonly key: string
+  readonly order: { readonly from: string; readonly to: string; readonly amount: number }
+}
+
+/**
+ * Leaves a transfer of Alice behind, in the store of a bank, as if another process of it had died before the money moved.
+ * Nobody but the ledger can say that it did not.
+ */
+export async function loseTransfer(bank: FastifyInstance): Promise<LostTransfer> {
+  const lost = { key: `rent-${randomUUID().slice(0, 8)}`, order: { from: 'alice', to: 'bob', amount: 2500 } }
+  const dying = Fastify()
+  await dying.register(idempotency, {
+    store: bank.idempotency.store,
+    scope: () => 'alice',
+    lease: '100ms',
+    maxRun: '100ms',
+  })
+  const isRunning = new Promise<void>((resolve) => {
+    dying.post('/transfers', () => {
+      resolve()
+      return new Promise(() => {})
+    })
+  })
+  dying
+    .inject({
+      method: 'POST',
+      url: '/transfers',
+      headers: { 'idempotency-key': lost.key },
+      payload: lost.order,
+    })
+    .catch(() => {})
+  await isRunning
+  await dying.close()
+  return lost
+}
