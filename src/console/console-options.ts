@@ -67,7 +67,7 @@ export interface ConsoleOptions {
   readonly origin?: string
 
   /**
-   * Where the audit line of each change goes.
+   * Where the audit lines of each change go.
    *
    * @default app.log
    */

@@ -1,7 +1,7 @@
 import type { IdempotencyStore, Outcome, StoredRecord } from '../contract/store.js'
 import { outcomeOf } from '../http/http-answer.js'
 import { outcomeOfResponse, type PlainResponse } from '../http/response-outcome.js'
-import { type AuditEvent, type AuditLogger, type AuditOptions, writeAudit } from '../telemetry/audit-log.js'
+import { type AuditLogger, type AuditOptions, writeAudit } from '../telemetry/audit-log.js'
 
 /** What an operator found out about an operation whose outcome is unknown. */
 export type Resolution =
@@ -27,8 +27,8 @@ export type Ending =
   | { readonly done: false; readonly why: 'not-http'; readonly now: StoredRecord }
 
 /**
- * Settles or releases an operation whose outcome is unknown, on the word of an operator, and leaves an audit line: also
- * when the store's answer was lost, since it may have been done then. What is no longer unknown is left as it is.
+ * Settles or releases an operation whose outcome is unknown, on the word of an operator. An audit line says so before it is
+ * done, and another one after. What is no longer the unknown record that was seen is left as it is.
  *
  * @throws what the store throws.
  */
@@ -49,33 +49,36 @@ export async function endUnknown(
   if (record === undefined || !isAsSeen(record, seen)) return { done: false, why: 'changed', now: record }
   if (resolution.kind !== 'release' && !isOfHttp(record)) return { done: false, why: 'not-http', now: record }
 
-  const write = (event: AuditEvent, error?: unknown): void => {
-    const { id, fence, meta } = record
-    const { key, scope, route, firstSeenAt } = meta
-    const about = { id, scope, key, route, firstSeenAt, fence, by }
-    writeAudit(logger, { event, ...about, ...(error !== undefined && { error }) }, options)
-  }
   const { logger, options } = audit
-  let isDone: boolean
-  try {
-    // A claim that takes it over between the look and this step is refused by the store: it is running then.
-    isDone = await store.settle(
-      record.id,
-      outcomeOfResolution(resolution),
-      Math.ceil(Math.max(ttlMs, record.expiresInMs)),
-    )
-  } catch (error) {
-    write('end-undecided', error)
-    throw error
-  }
-  if (!isDone) return { done: false, why: 'changed', now: await store.find(seen.id) }
-  write(resolution.kind === 'release' ? 'released' : 'settled')
+  const { id, fence, meta } = record
+  const { key, scope, route, firstSeenAt } = meta
+  const status = statusOf(resolution)
+  const about = { id, scope, key, route, firstSeenAt, fence, by, ...(status !== undefined && { status }) }
+  const isRelease = resolution.kind === 'release'
+  // Before it is done: if this process ends here, or the answer of the store is lost, there is a line all the same.
+  writeAudit(logger, { event: isRelease ? 'releasing' : 'settling', ...about }, options)
+  // A claim that takes it over between the look and this step is refused by the store: it is running then.
+  const keptMs = Math.ceil(Math.max(ttlMs, record.expiresInMs))
+  const isDone = await store.settle(id, outcomeOfResolution(resolution), keptMs)
+  if (!isDone) return { done: false, why: 'changed', now: await store.find(id) }
+  writeAudit(logger, { event: isRelease ? 'released' : 'settled', ...about }, options)
   return { done: true, record }
+}
+
+function statusOf(resolution: Resolution): number | undefined {
+  switch (resolution.kind) {
+    case 'release':
+      return undefined
+    case 'answer':
+      return resolution.response.status
+    case 'tombstone':
+      return resolution.status
+  }
 }
 
 /** Whether the record is of a request: method and route. Functions and messages keep outcomes in forms of their own. */
 export function isOfHttp({ meta }: Pick<StoredRecord, 'meta'>): boolean {
-  return /^[A-Z]+ \//.test(meta.route)
+  return /^[A-Z]+ \S/.test(meta.route)
 }
 
 /** Whether a record is still the unknown one that was seen. */

@@ -25,9 +25,12 @@ export type AuditEvent =
   | 'unprotected'
   | 'reconciled'
   | 'reconcile-failed'
+  | 'settling'
+  | 'releasing'
   | 'settled'
   | 'released'
-  | 'end-undecided'
+  | 'swept'
+  | 'migrated'
   | 'message-duplicate'
   | 'message-dead'
   | 'message-redriven'
@@ -59,6 +62,10 @@ export interface AuditLine {
   readonly error?: string
   /** Who settled or released, where a person did. */
   readonly by?: string
+  /** The HTTP status of the outcome that an operator gave. */
+  readonly status?: number
+  /** How many records a sweep removed. */
+  readonly removed?: number
   readonly consumer?: string
   /** Topic or queue of a message. */
   readonly topic?: string
@@ -90,10 +97,12 @@ const MESSAGES: Readonly<Record<AuditEvent, string>> = {
   unprotected: 'An operation ran without protection, because the store is away',
   reconciled: 'The application was asked about an unknown operation',
   'reconcile-failed': 'The application could not say how an unknown operation ended',
+  settling: 'An operator is about to settle an unknown operation',
+  releasing: 'An operator is about to release an unknown operation',
   settled: 'An unknown operation was settled',
   released: 'An unknown operation was released',
-  'end-undecided':
-    'An unknown operation was to be settled or released, and the store did not say whether it is',
+  swept: 'Expired records were removed',
+  migrated: 'The tables were made, or brought up to date',
   'message-duplicate': 'A message came again, and was not processed again',
   'message-dead': 'A message was given up',
   'message-redriven': 'A dead message was sent on its way again',

@@ -35,7 +35,7 @@ describe('the overview', () => {
     for (const key of [paid, paid, paid, lost]) await world.pay(key)
     const { text } = await world.get('/console/')
     expect(read(text)).toContain('1 ran, 2 replayed, 0 in progress, 0 mismatch, 1 unknown, 0 store away')
-    expect(read(text)).toContain('Counted by this process alone, since it started')
+    expect(read(text)).toContain('Counted by this process alone since it started')
     expect(text.match(/<rect/g)?.length).toBeGreaterThanOrEqual(3)
     expect(text).toContain('<caption>Minutes in which something was counted')
   })
@@ -176,7 +176,7 @@ describe('a store that fails', () => {
     expect((await world.get('/console/')).text).toContain('<svg')
   })
 
-  it('leaves an audit line when it does not say whether a change was made', async () => {
+  it('has left an audit line when it does not say whether a change was made', async () => {
     const behind = memoryStore()
     const line = disturbed(behind)
     const world = await aWorld({}, { store: line.store, behind })
@@ -187,7 +187,7 @@ describe('a store that fails', () => {
     const failed = await world.post(path, asked.hidden('release'))
     expect(failed.status).toBe(503)
     expect(read(failed.text)).toContain('it may have been done')
-    expect(world.audit).toMatchObject([{ event: 'end-undecided', id, by: 'ann' }])
+    expect(world.audit).toMatchObject([{ event: 'releasing', id, by: 'ann' }])
   })
 
   it('and cannot list is said to be so, and is looked into by key', async () => {
