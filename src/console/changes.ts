@@ -118,8 +118,8 @@ export function addChanges(app: FastifyInstance, desk: Desk): void {
     const title = resolution.kind === 'release' ? 'Released' : 'Settled'
     const keptMs = Math.max(ttlMs, record.expiresInMs)
     const content = html`<section class="card" role="status"><h1>${title}</h1>
-<p>Key <code><bdi>${record.meta.key}</bdi></code> of <code><bdi>${record.meta.route}</bdi></code>. The audit log has a line with your name.</p>
-<ul>${consequences(resolution, keptMs).map((sentence) => html`<li>${sentence}</li>`)}</ul>
+<p>Key <code><bdi>${record.meta.key}</bdi></code> of <code><bdi>${record.meta.route}</bdi></code>. The audit log has your name.</p>
+${consequences(resolution, keptMs)}
 <p>${resolution.kind !== 'release' && html`<a href="${frame.root}records/${encodeURIComponent(record.id)}">Look at the record</a> · `}<a href="${frame.root}records?status=unknown">Other unknown outcomes</a></p></section>`
     return show(reply, page(frame, { title, content }))
   }

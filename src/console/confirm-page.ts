@@ -24,8 +24,7 @@ export function confirmPage(frame: Frame, { record, resolution, keptMs, fields }
     title: `${verb} this operation?`,
     content: html`<h1>${verb} this operation?</h1>
 <section class="card attention" aria-labelledby="then"><h2 id="then">What will happen</h2>
-<ul>${consequences(resolution, keptMs).map((sentence) => html`<li>${sentence}</li>`)}</ul>
-${resolution.kind === 'answer' && shownAnswer(resolution)}
+${consequences(resolution, keptMs)}
 <form method="post" action="${action}/${isRelease ? 'release' : 'settle'}" class="buttons">
 ${Object.entries(fields).map(([name, value]) => html`<input type="hidden" name="${name}" value="${value}">`)}
 <button${isRelease && html` class="danger"`}>${verb} it</button> <a class="button" href="${action}">No, go back</a>
@@ -34,8 +33,17 @@ ${details(record)}`,
   })
 }
 
-/** What follows from a decision, a sentence each. */
-export function consequences(resolution: Resolution, keptMs: number): readonly Content[] {
+/** What follows from a decision, with the answer that retries will get. */
+export function consequences(resolution: Resolution, keptMs: number): Html {
+  return html`<ul>${sentences(resolution, keptMs).map((sentence) => html`<li>${sentence}</li>`)}</ul>
+${
+  resolution.kind === 'answer' &&
+  resolution.response.body !== undefined &&
+  html`<pre tabindex="0" aria-label="The body"><code>${String(resolution.response.body)}</code></pre>`
+}`
+}
+
+function sentences(resolution: Resolution, keptMs: number): readonly Content[] {
   const kept = `That is kept for ${shownDuration(keptMs)}, and cannot be taken back here.`
   switch (resolution.kind) {
     case 'release':
@@ -55,11 +63,4 @@ export function consequences(resolution: Resolution, keptMs: number): readonly C
         kept,
       ]
   }
-}
-
-function shownAnswer({ response }: Extract<Resolution, { kind: 'answer' }>): Html | false {
-  return (
-    response.body !== undefined &&
-    html`<pre tabindex="0" aria-label="The body"><code>${String(response.body)}</code></pre>`
-  )
 }

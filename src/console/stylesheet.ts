@@ -114,7 +114,8 @@ input:not([type=radio]), select, textarea {
   border: 1px solid var(--quiet); border-radius: 6px;
 }
 input, select { font-family: inherit; }
-::placeholder { color: var(--quiet); opacity: .75; }
+input:not([type=radio]), select, .filters button { height: 2.6rem; }
+::placeholder { color: var(--quiet); opacity: 1; }
 #key, #id { font-family: ui-monospace, monospace; }
 #status { width: 7rem; }
 input[type=radio] { accent-color: var(--accent); margin: 0; }
@@ -128,6 +129,7 @@ button:hover, .button:hover { filter: brightness(1.08); }
 .buttons { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1rem; }
 .filters { display: grid; grid-template-columns: 1fr 14rem auto; gap: 1rem; align-items: end; }
 .filters p { margin: 0; }
+.filters button { padding-block: 0; }
 .finders { display: grid; grid-template-columns: 3fr 2fr; gap: 1.4rem 2.4rem; }
 .finders form { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem 1rem; align-content: start; }
 .finders form + form { grid-template-columns: 1fr; }

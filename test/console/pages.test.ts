@@ -75,6 +75,32 @@ describe('the overview', () => {
   })
 })
 
+describe('counting', () => {
+  it('ends with the application', async () => {
+    const idempotency = createIdempotency()
+    let subscribed = 0
+    const on: typeof idempotency.on = (listener) => {
+      subscribed += 1
+      const end = idempotency.on(listener)
+      return () => {
+        subscribed -= 1
+        end()
+      }
+    }
+    const app = Fastify()
+    const authorize = () => ({ by: 'ann' })
+    await app.register(operatorConsole, {
+      prefix: '/console',
+      idempotency: { ...idempotency, on },
+      authorize,
+    })
+    await app.ready()
+    expect(subscribed).toBe(1)
+    await app.close()
+    expect(subscribed).toBe(0)
+  })
+})
+
 describe('a list', () => {
   it('can be narrowed down by route and age, which is all that its address holds', async () => {
     const world = await aWorld()
@@ -139,6 +165,30 @@ describe('a record', () => {
     expect(read(text)).toContain('Route POST /payments')
     expect(read(text)).toContain('Fence 1 claimed once')
     expect(text).not.toContain('p-1')
+  })
+
+  it('of another namespace is not found, and the page names the one that is looked into', async () => {
+    const store = memoryStore()
+    const app = Fastify()
+    worlds.push(app)
+    const idempotency = createIdempotency({ store, namespace: 'billing' })
+    await app.register(operatorConsole, { prefix: '/console', idempotency, authorize: () => ({ by: 'ann' }) })
+    const find = async (key: string) =>
+      app.inject({
+        method: 'POST',
+        url: '/console/search',
+        headers: {
+          ...{ host: 'x', origin: 'http://x' },
+          'content-type': 'application/x-www-form-urlencoded',
+        },
+        payload: new URLSearchParams({ key, scope: 'acme' }).toString(),
+      })
+    await idempotency.run({ scope: 'acme', key: 'ours' }, async () => 1)
+    await createIdempotency({ store, namespace: 'shop' }).run({ scope: 'acme', key: 'theirs' }, async () => 1)
+    expect((await find('ours')).statusCode).toBe(303)
+    const page = await find('theirs')
+    expect(page.statusCode).toBe(404)
+    expect(read(page.payload)).toContain('in its namespace billing')
   })
 
   it('whose answer cannot be opened says so', async () => {
