@@ -17,6 +17,9 @@ const HEADERS = {
   'cache-control': 'no-store',
 } as const
 
+/** What an application that lets other sites read its API must not say of these pages. */
+const FOR_OTHER_SITES = ['access-control-allow-origin', 'access-control-allow-credentials']
+
 /** The longest form: an answer that somebody types is short. */
 const MAX_FORM_BYTES = 256 * 1024
 
@@ -62,7 +65,9 @@ export function guard(app: FastifyInstance, { authorize, actions, origin }: Cons
 
   // The last to speak: a hook of the application may have set headers for pages of its own.
   app.addHook('onSend', async (request, reply) => {
-    if (operators.has(request)) reply.headers(HEADERS)
+    if (!operators.has(request)) return
+    for (const name of FOR_OTHER_SITES) reply.removeHeader(name)
+    reply.headers(HEADERS)
   })
 
   // A page of another site can send JSON as text, so forms are all that is read. The application's parsers stay its own.

@@ -1,3 +1,4 @@
+import cors from '@fastify/cors'
 import formbody from '@fastify/formbody'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { afterEach, describe, expect, it } from 'vitest'
@@ -327,6 +328,17 @@ describe('every answer', () => {
         })
     },
   )
+
+  it('lets no other site read it, though the application lets them read its API', async () => {
+    const app = Fastify()
+    await app.register(cors, { origin: true, credentials: true })
+    const world = await aWorld({}, { app })
+    for (const path of ['/', '/console.css', '/records/none']) {
+      const { headers } = await world.get(`/console${path}`, { origin: 'https://evil.example' })
+      expect(headers).not.toHaveProperty('access-control-allow-origin')
+      expect(headers).not.toHaveProperty('access-control-allow-credentials')
+    }
+  })
 
   it('has no script, no style of its own, and nothing from elsewhere', async () => {
     const world = await aWorld()
