@@ -28,13 +28,16 @@ export interface Operator {
   readonly session?: string
 }
 
+/** What `authorize` says: a person, or nobody. */
+export type Authorized = Operator | false | null | undefined
+
 /** What the console takes. */
 export interface ConsoleOptions {
   /**
-   * Says who asks, or `false` for a person who may not see this. It is asked at every request, before anything else of the
-   * console and after the `onRequest` hooks of the application. The console has no sign-in of its own.
+   * Says who asks, or `false` (or nothing) for a person who may not see this. It is asked at every request, before anything
+   * else of the console and after the `onRequest` hooks of the application. The console has no sign-in of its own.
    */
-  readonly authorize: (request: FastifyRequest) => Operator | false | Promise<Operator | false>
+  readonly authorize: (request: FastifyRequest) => Authorized | Promise<Authorized>
 
   /**
    * The engine whose keys are shown.

@@ -16,7 +16,7 @@ import { viewStore } from './store-view.js'
 import { STYLESHEET } from './stylesheet.js'
 
 export type { AuditLogger, AuditOptions } from '../telemetry/audit-log.js'
-export type { ConsoleOptions, Operator, ShownEngine } from './console-options.js'
+export type { Authorized, ConsoleOptions, Operator, ShownEngine } from './console-options.js'
 
 /**
  * Pages for operators, below the prefix that it is registered with: what became of requests, what is running, and what is

@@ -1,6 +1,6 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { isIdempotencyError, OptionsError } from '../contract/errors.js'
-import type { ConsoleSettings, Operator } from './console-options.js'
+import type { Authorized, ConsoleSettings, Operator } from './console-options.js'
 import { type Frame, messagePage } from './page.js'
 import { foreignness } from './same-origin.js'
 
@@ -124,7 +124,7 @@ function slashes(path: string): number {
   return path.split('/').length - 1
 }
 
-function isOperator(given: Operator | false | undefined): given is Operator {
+function isOperator(given: Authorized): given is Operator {
   if (given === false || given === undefined || given === null) return false
   if (typeof given.by === 'string' && given.by !== '') return true
   // Let in, and nobody would know who changed what: rather nobody is let in.
