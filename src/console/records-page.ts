@@ -28,7 +28,7 @@ export function listRequestOf(query: URLSearchParams): ListRequest {
   const age = Number(query.get('older') ?? 0)
   return {
     status: query.get('status') === 'running' ? 'running' : 'unknown',
-    route: query.get('route')?.trim() ?? '',
+    route: query.get('route')?.replaceAll('\0', '').trim() ?? '',
     olderThanMs: AGES.some(([ms]) => ms === age) ? age : 0,
   }
 }

@@ -170,6 +170,15 @@ describeWith(['chromium', 'postgres'], 'the console in a browser', () => {
     expect(addresses.join('\n')).not.toContain(key)
   })
 
+  it.each([
+    ['records/%00', 404],
+    ['records/x%00y', 404],
+    ['records?status=unknown&route=POST%20/%00', 200],
+  ])('takes an odd address for one that names nothing: %s', async (path, status) => {
+    const answer = await fetch(`${url}/console/${path}`, { headers: { authorization: AUTHORIZATION } })
+    expect(answer.status).toBe(status)
+  })
+
   it('shows what clients sent as text, and runs nothing', async () => {
     const key = '</title><img src=x onerror=alert(1)><script>alert(2)</script>"\'`'
     const meta = { key, route: `POST /<svg onload=alert(3)>`, scope: 'hash', firstSeenAt: Date.now() }
