@@ -24,7 +24,7 @@ const STEP_TIMEOUT_MS = 5000
  * record for it.
  */
 export function viewStore(store: IdempotencyStore, timeoutMs = STEP_TIMEOUT_MS): StoreView {
-  const call = createStoreCalls({ events: { emit() {} }, storeTimeoutMs: timeoutMs })
+  const call = createStoreCalls({ events: { emit() {}, isHeard: () => false }, storeTimeoutMs: timeoutMs })
   const list = store.list?.bind(store)
   return {
     // No record is called so, and Postgres takes no text with it.
