@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
-import type { IdempotencyStore, StoredRecord } from '../contract/store.js'
+import type { ClaimResult, IdempotencyStore, StoredRecord } from '../contract/store.js'
 import { isAskedFor } from './list-query.js'
 import { createSend, type RedisArgument, type RedisSender } from './redis-batch.js'
 import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
@@ -113,34 +113,41 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   // replicas have it, and should that be lost as well, they have its claim, and the operation is unknown, not absent.
   const sendDurably = demand === undefined ? send : createReplicatedSend(withPipelines(client), demand)
 
-  function run(
+  /** Runs a script, and reads its reply: in one function, since every wait in between is paid for by every request. */
+  async function run<T>(
     { text, sha }: Script,
     id: string,
     args: readonly RedisArgument[],
+    read: (reply: unknown) => T,
     through = send,
-  ): Promise<unknown> {
+  ): Promise<T> {
     const command = [sha, 1, prefix + id, ...args]
-    return through('evalsha', command).catch((error: unknown) => {
+    let reply: unknown
+    try {
+      reply = await through('evalsha', command)
+    } catch (error) {
       // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
       if (!messageOf(error).startsWith('NOSCRIPT')) return refuse(error)
-      return through('eval', command.with(0, text)).catch(refuse)
-    })
+      reply = await through('eval', command.with(0, text)).catch(refuse)
+    }
+    return read(reply)
   }
 
-  async function succeeds(
+  function succeeds(
     script: Script,
     id: string,
     args: readonly RedisArgument[],
     through = send,
   ): Promise<boolean> {
-    return (await run(script, id, args, through)) === 1
+    return run(script, id, args, isOne, through)
   }
 
-  async function find(id: string): Promise<StoredRecord | undefined> {
-    const reply = await run(scripts.find, id, [])
-    if (reply === null) return undefined
-    const [now, record, expiresInMs] = reply as [number, Buffer, number]
-    return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
+  function find(id: string): Promise<StoredRecord | undefined> {
+    return run(scripts.find, id, [], (reply) => {
+      if (reply === null) return undefined
+      const [now, record, expiresInMs] = reply as [number, Buffer, number]
+      return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
+    })
   }
 
   async function findReadable(id: string): Promise<StoredRecord | undefined> {
@@ -169,13 +176,10 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   }
 
   return {
-    async claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
+    claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
       const rememberedMs = Math.max(leaseMs, ttlMs)
       const args = [token, fingerprint, leaseMs, rememberedMs, takeOver ? '1' : '0', JSON.stringify(meta)]
-      const reply = await run(scripts.claim, id, args, sendDurably)
-      if (typeof reply === 'number') return { status: 'acquired', fence: reply }
-      const [now, record] = reply as [number, Buffer]
-      return asClaimResult(decodeRecord(record), now)
+      return run(scripts.claim, id, args, readClaim, sendDurably)
     },
 
     renew: (id, token, leaseMs) => succeeds(scripts.renew, id, [token, leaseMs]),
@@ -213,6 +217,16 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
       return [...new Set([...clientWarnings(client), ...warnings.flat()])]
     },
   }
+}
+
+function isOne(reply: unknown): boolean {
+  return reply === 1
+}
+
+function readClaim(reply: unknown): ClaimResult {
+  if (typeof reply === 'number') return { status: 'acquired', fence: reply }
+  const [now, record] = reply as [number, Buffer]
+  return asClaimResult(decodeRecord(record), now)
 }
 
 /** How many keys a step of a scan looks at. */

@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
 import { startPostgresServer } from '../support/postgres-server.js'
 import { startRedisServer } from '../support/redis-server.js'
 import { cpuTimeOfPrograms } from './cpu-time.js'
 import { applyLoad } from './load.js'
 import { type BenchServer, BODY, ROUNDS, SECONDS, startServer } from './measure.js'
+import { type BarGroup, drawBars } from './picture.js'
 import { type Measured, reportComparison } from './report.js'
 import type { BenchServerOptions, Variant } from './server.js'
 
@@ -86,7 +88,11 @@ async function compareAll(comparisons: readonly Comparison[]): Promise<void> {
   const postgres = await startPostgresServer({ settings: { fsync: 'on' } })
   const urls = { redisUrl: redis.url, postgresUrl: postgres.url }
   try {
-    for (const comparison of comparisons) reportComparison(comparison, await compare(comparison, urls))
+    const groups: BarGroup[] = []
+    for (const comparison of comparisons)
+      groups.push(reportComparison(comparison, await compare(comparison, urls)))
+    if (process.env.BENCH_PICTURE !== undefined)
+      writeFileSync(process.env.BENCH_PICTURE, drawBars('Processor time of the server for a request', groups))
   } finally {
     await redis.stop()
     await postgres.stop()
