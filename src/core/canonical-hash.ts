@@ -32,6 +32,8 @@ const BYTES = 16 * 1024
 /** Above this many characters, or elements, the built-in functions are faster than a loop here. */
 const LONG = 120
 const MANY = 8
+/** Up to so many names are sorted here. */
+const FEW = 16
 
 /** How an ASCII character is written in a string: 0 as itself, 1 as `\u00..`, else as a backslash and this one. */
 const ESCAPES = new Uint8Array(128).fill(1, 0, 0x20)
@@ -201,9 +203,17 @@ function isPrimitive(value: unknown): boolean {
   return typeof value !== 'object' || value === null
 }
 
-/** Sorts names in place. Most objects have a few, and most of those are in order. */
+/** Sorts names in place. Most objects have a few, for which `sort` takes memory and more time. */
 function sorted(names: string[]): readonly string[] {
-  for (let index = 1; index < names.length; index += 1)
-    if ((names[index - 1] as string) > (names[index] as string)) return names.sort()
+  if (names.length > FEW) return names.sort()
+  for (let index = 1; index < names.length; index += 1) {
+    const name = names[index] as string
+    let place = index
+    while (place > 0 && (names[place - 1] as string) > name) {
+      names[place] = names[place - 1] as string
+      place -= 1
+    }
+    names[place] = name
+  }
   return names
 }

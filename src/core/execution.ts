@@ -183,11 +183,16 @@ class HeldExecution implements LiveExecution {
     this.#state = 'ending'
     let kept: Outcome | undefined
     try {
-      kept = await this.#keep(outcome, ttlMs)
+      // Straight to the store, since every request waits here: what takes another step is rare.
+      kept = (await this.#save(outcome, ttlMs)) ? outcome : undefined
     } catch (error) {
-      this.#emit({ type: 'save-failed', operation: this.#claim.subject, error })
-      this.#context.background(this.#saveLater(outcome, ttlMs))
-      return OWN
+      try {
+        kept = await this.#saveShortened(outcome, ttlMs, error)
+      } catch (reason) {
+        this.#emit({ type: 'save-failed', operation: this.#claim.subject, error: reason })
+        this.#context.background(this.#saveLater(outcome, ttlMs))
+        return OWN
+      }
     }
     if (kept !== undefined) {
       this.#kept(kept, false)
@@ -378,22 +383,23 @@ class HeldExecution implements LiveExecution {
     this.#renewal = this.#after(Math.min(this.#renewEveryMs, this.#runsUntil - performance.now()))
   }
 
-  /** The outcome that the store has kept, `undefined` when the claim was lost. */
-  async #keep(outcome: Outcome, ttlMs: number): Promise<Outcome | undefined> {
+  #save(outcome: Outcome, ttlMs: number): Promise<boolean> {
     const { subject, token } = this.#claim
     const { store, call } = this.#context
-    let kept = outcome
-    const complete = (): Promise<boolean> =>
-      call('complete', () => store.complete(subject.id, token, kept, ttlMs))
-    try {
-      return (await complete()) ? kept : undefined
-    } catch (error) {
-      if (!(error instanceof StoreFullError) || outcome.body === null) throw error
-      // That the operation ended matters more than its body: without it a retry would find it unknown.
-      this.#emit({ type: 'body-not-kept', operation: subject, reason: error.message })
-      kept = { ...outcome, body: null }
-      return (await complete()) ? kept : undefined
-    }
+    return call('complete', () => store.complete(subject.id, token, outcome, ttlMs))
+  }
+
+  /**
+   * Saves an outcome that a bounded store has no room for without its body: that the operation ended matters more.
+   *
+   * @returns what is kept, `undefined` when the claim was lost.
+   * @throws any other failure, and that of a tombstone.
+   */
+  async #saveShortened(outcome: Outcome, ttlMs: number, failure: unknown): Promise<Outcome | undefined> {
+    if (!(failure instanceof StoreFullError) || outcome.body === null) throw failure
+    this.#emit({ type: 'body-not-kept', operation: this.#claim.subject, reason: failure.message })
+    const shortened = { ...outcome, body: null }
+    return (await this.#save(shortened, ttlMs)) ? shortened : undefined
   }
 
   #kept(outcome: Outcome, late: boolean): void {
@@ -430,7 +436,10 @@ class HeldExecution implements LiveExecution {
     const { subject, fence } = this.#claim
     return this.#insist(
       async () => {
-        const kept = await this.#keep(outcome, ttlMs)
+        const kept = await this.#save(outcome, ttlMs).then(
+          (held) => (held ? outcome : undefined),
+          (error) => this.#saveShortened(outcome, ttlMs, error),
+        )
         if (kept !== undefined) return this.#kept(kept, true)
         this.#lose()
         this.#emit({ type: 'outcome-lost', operation: subject, fence })
