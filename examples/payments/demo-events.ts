@@ -41,8 +41,11 @@ export type DemoEvent =
   | KeyEvent
   | (AttemptName & { readonly type: 'arrived' })
   | (AttemptName & { readonly type: 'moved'; readonly transfer: Transfer })
-  | (AttemptName & { readonly type: 'answered'; readonly status: number; readonly replayed: boolean })
-  | (AttemptName & { readonly type: 'reply-lost'; readonly status: number })
+  | (AttemptName & {
+      readonly type: 'answered' | 'reply-lost'
+      readonly status: number
+      readonly replayed: boolean
+    })
   | (AttemptName & { readonly type: 'crashed' })
   /** The accounts are not what they were. */
   | { readonly type: 'ledger' }

@@ -7,7 +7,8 @@ import type { Ledger } from './ledger.js'
 
 const require = createRequire(import.meta.url)
 const ROOT = dirname(require.resolve('oncekey/package.json'))
-const FONT = require.resolve('@fontsource-variable/inter/files/inter-latin-wght-normal.woff2')
+const PAGE = join(ROOT, 'examples/payments/page')
+const FONTS = dirname(require.resolve('@fontsource-variable/inter/files/inter-latin-wght-normal.woff2'))
 
 const HEADERS = {
   'content-security-policy':
@@ -35,9 +36,10 @@ export async function servePage(
   })
   await app.register(fastifyStatic, {
     // Its markup and style are served as they are, its script as tsc made it: nothing is bundled.
-    root: [join(ROOT, 'examples/payments/page'), join(ROOT, '.build/examples/payments/page')],
+    root: [PAGE, join(ROOT, '.build/examples/payments/page'), FONTS],
     prefix: '/page/',
-    allowedPath: (path) => /^\/[\w-]+\.(css|js|svg)$/.test(path),
+    allowedPath: (path) =>
+      /^\/?(index\.html|[\w-]+\.(css|js|svg)|inter-latin-wght-normal\.woff2)$/.test(path),
     cacheControl: false,
     setHeaders: (reply) => reply.headers(HEADERS),
   })
@@ -50,10 +52,7 @@ export async function servePage(
     cacheControl: false,
     setHeaders: (reply) => reply.headers(HEADERS),
   })
-  app.get('/', (_request, reply) => reply.sendFile('index.html', join(ROOT, 'examples/payments/page')))
-  app.get('/page/inter.woff2', (_request, reply) =>
-    reply.sendFile(FONT.slice(dirname(FONT).length), dirname(FONT)),
-  )
+  app.get('/', (_request, reply) => reply.sendFile('index.html', PAGE))
 
   app.get('/demo/events', (request, reply) => {
     const stream = feed.follow(Number(request.headers['last-event-id'] ?? 0))

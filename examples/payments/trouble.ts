@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import type { FastifyRequest, RouteShorthandOptions } from 'fastify'
+import type { FastifyReply, FastifyRequest, RouteShorthandOptions } from 'fastify'
 import type { IdempotencyEvent } from 'oncekey'
 import type { AttemptName, KeyEvent, Trouble } from './demo-events.js'
 import type { Feed } from './feed.js'
@@ -32,15 +32,14 @@ export function createTrouble(
         if (troubleOf(request) !== 'lose-reply') return payload
         request.raw.socket.destroy()
         const name = attemptOf(request)
-        if (name) feed.tell({ type: 'reply-lost', ...name, status: reply.statusCode })
+        if (name) feed.tell({ type: 'reply-lost', ...name, ...answerOf(reply) })
         return payload
       },
 
       async onResponse(request, reply) {
         const name = attemptOf(request)
         if (!name || troubleOf(request) === 'lose-reply') return
-        const replayed = reply.getHeader('idempotent-replayed') === 'true'
-        feed.tell({ type: 'answered', ...name, status: reply.statusCode, replayed })
+        feed.tell({ type: 'answered', ...name, ...answerOf(reply) })
       },
     },
 
@@ -96,6 +95,10 @@ export function keyEventOf(event: IdempotencyEvent): KeyEvent | undefined {
 
 function troubleOf(request: FastifyRequest): Trouble | undefined {
   return headerOf(request, 'x-demo-trouble') as Trouble | undefined
+}
+
+function answerOf(reply: FastifyReply): { readonly status: number; readonly replayed: boolean } {
+  return { status: reply.statusCode, replayed: reply.getHeader('idempotent-replayed') === 'true' }
 }
 
 /** Requests that come from elsewhere, by `curl` say, name no attempt. */

@@ -54,7 +54,12 @@ function showForm(press: Press | undefined): void {
       ? 'On: all attempts of one press carry one key.'
       : 'Off: a plain retry loop, as most pages have.',
   )
-  fill(element('state'), isBusy ? 'On its way. Press again if you like.' : '')
+  fill(
+    element('state'),
+    isBusy
+      ? 'On its way. Press again, or load the page anew: try it.'
+      : 'Press twice, or load the page anew in the middle: try it.',
+  )
 }
 
 function showWire(press: Press | undefined, events: readonly TimedEvent[]): void {
@@ -72,7 +77,7 @@ function showWire(press: Press | undefined, events: readonly TimedEvent[]): void
           ? make('span', { class: 'none' }, 'none')
           : make('code', { title: attempt.key }, shortened(attempt.key)),
       ),
-      cell('The bank', bankOf(press, attempt, events)),
+      cell('The bank', ...bankOf(press, attempt, events)),
       cell('The page got', make('span', { class: 'got' }, gotOf(attempt).says)),
     ),
   )
@@ -89,21 +94,25 @@ function cell(label: string, ...children: readonly (Node | string)[]): HTMLEleme
 }
 
 /** What the bank did at an attempt, as it says itself. */
-function bankOf(press: Press | undefined, attempt: Attempt, events: readonly TimedEvent[]): string {
-  if (attempt.network === 'offline') return 'never heard of it'
-  let says = attempt.ended?.how === 'offline' ? 'never heard of it' : '…'
+function bankOf(
+  press: Press | undefined,
+  attempt: Attempt,
+  events: readonly TimedEvent[],
+): readonly (Node | string)[] {
+  let did = attempt.ended?.how === 'offline' ? 'never heard of it' : '…'
+  let moved = ''
   for (const event of events) {
     if (!('press' in event) || event.press !== press?.id || event.attempt !== attempt.number) continue
-    if (event.type === 'arrived') says = 'at work'
-    else if (event.type === 'moved') says = `moved ${shown(event.transfer.amount)}`
-    else if (event.type === 'crashed') says += ', crashed'
+    if (event.type === 'arrived') did = 'is at work'
+    else if (event.type === 'moved') moved = `moved ${shown(event.transfer.amount)}`
+    else if (event.type === 'crashed') did = 'crashed'
     else if (event.type === 'reply-lost' || event.type === 'answered') {
-      const status =
-        event.type === 'answered' && event.replayed ? 'answered again' : `answered ${event.status}`
-      says = says.startsWith('moved') ? `${says}, ${status}` : `moved nothing, ${status}`
+      moved ||= 'moved nothing'
+      did = `answered ${event.status}${event.replayed ? ' again' : ''}`
     }
   }
-  return says
+  if (moved === '') return [did]
+  return [moved === 'moved nothing' ? moved : make('b', {}, moved), `, ${did}`]
 }
 
 interface Got {
