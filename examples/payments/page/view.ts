@@ -50,15 +50,13 @@ function showForm(press: Press | undefined): void {
   element('anew').hidden = !isHeld || isBusy
   fill(
     element('with-key-says'),
-    withKey.checked
-      ? 'On: all attempts of one press carry one key.'
-      : 'Off: a plain retry loop, as most pages have.',
+    withKey.checked ? 'All attempts of a press carry one key.' : 'A plain retry loop, as many pages have.',
   )
   fill(
     element('state'),
     isBusy
-      ? 'On its way. Press again, or load the page anew: try it.'
-      : 'Press twice, or load the page anew in the middle: try it.',
+      ? 'On its way. Press again, or reload the page.'
+      : 'Press twice, or reload the page in the middle.',
   )
 }
 
@@ -78,7 +76,7 @@ function showWire(press: Press | undefined, events: readonly TimedEvent[]): void
           : make('code', { title: attempt.key }, shortened(attempt.key)),
       ),
       cell('The bank', ...bankOf(press, attempt, events)),
-      cell('The page got', make('span', { class: 'got' }, gotOf(attempt).says)),
+      cell('The page got', ...gotCell(gotOf(attempt))),
     ),
   )
   const nothing = make(
@@ -90,7 +88,7 @@ function showWire(press: Press | undefined, events: readonly TimedEvent[]): void
 }
 
 function cell(label: string, ...children: readonly (Node | string)[]): HTMLElement {
-  return make('td', { 'data-label': label }, ...children)
+  return make('td', { 'data-label': label }, make('span', {}, ...children))
 }
 
 /** What the bank did at an attempt, as it says itself. */
@@ -112,12 +110,17 @@ function bankOf(
     }
   }
   if (moved === '') return [did]
-  return [moved === 'moved nothing' ? moved : make('b', {}, moved), `, ${did}`]
+  return [moved === 'moved nothing' ? moved : make('b', {}, moved), make('small', {}, did)]
 }
 
 interface Got {
   readonly mood: 'waiting' | 'good' | 'doubt' | 'bad'
   readonly says: string
+  readonly detail?: string
+}
+
+function gotCell({ says, detail }: Got): readonly Node[] {
+  return [make('span', { class: 'got' }, says), ...(detail ? [make('small', {}, detail)] : [])]
 }
 
 function gotOf({ ended }: Attempt): Got {
@@ -133,9 +136,14 @@ function gotOf({ ended }: Attempt): Got {
     case 'reloaded':
       return { mood: 'bad', says: '✕ page reloaded' }
     case 'answered':
-      if (ended.replayed) return { mood: 'good', says: `✓ ${ended.status}, Idempotent-Replayed: true` }
+      if (ended.replayed)
+        return { mood: 'good', says: `✓ ${ended.status}`, detail: 'Idempotent-Replayed: true' }
       if (Number(ended.status) < 400) return { mood: 'good', says: `✓ ${ended.status}` }
-      return { mood: 'doubt', says: `${ended.status} ${(ended.code ?? '').replace('IDEMPOTENCY_', '')}` }
+      return {
+        mood: 'doubt',
+        says: `${ended.status}`,
+        detail: (ended.code ?? '').replace('IDEMPOTENCY_', ''),
+      }
   }
 }
 
