@@ -36,8 +36,8 @@ export function createFeed(): Feed {
       const follower = new PassThrough()
       followers.add(follower)
       follower.once('close', () => followers.delete(follower))
-      follower.write('retry: 500\n\n')
-      for (const { id, text } of remembered) if (id > lastEventId) follower.write(text)
+      const missed = remembered.filter(({ id }) => id > lastEventId).map(({ text }) => text)
+      follower.write(`retry: 500\n\n${missed.join('')}`)
       return follower
     },
   }

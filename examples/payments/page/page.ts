@@ -7,15 +7,14 @@ import { type End, isOpen, keyOf, type Network, newPress, type Press, store, sto
 import { show } from './view.js'
 import { wireOf } from './wire.js'
 
-/** Whoever presses again within this time, in milliseconds, has pressed once: a nervous finger. */
-const DOUBLE_PRESS_MS = 600
-
-// `?timeout=…&wait=…`, in milliseconds, makes the page more or less patient.
+// `?timeout=…&wait=…&double=…`, in milliseconds, makes the page more or less patient.
 const asked = new URLSearchParams(location.search)
 const patience: Patience = {
   timeoutMs: Number(asked.get('timeout') ?? 1500),
   waitMs: Number(asked.get('wait') ?? 900),
 }
+/** Whoever presses again within this time has pressed once, with a nervous finger. */
+const doublePressMs = Number(asked.get('double') ?? 600)
 
 const form = element<HTMLFormElement>('form')
 const amount = element<HTMLInputElement>('amount')
@@ -36,7 +35,8 @@ form.addEventListener('submit', (event) => {
 element('pay').addEventListener('keydown', (event) => {
   if (event.repeat) event.preventDefault()
 })
-form.addEventListener('change', () => {
+// Not all fields are inside of their form, on the page.
+document.addEventListener('change', () => {
   keepChoices()
   changed()
   resume()
@@ -52,7 +52,7 @@ element('anew').addEventListener('click', async () => {
 element('start-over').addEventListener('click', () => startOver())
 
 restoreChoices()
-if (current && isOpen(current) && !current.end) {
+if (current && isOpen(current) && current.end?.kind !== 'unknown') {
   current.resumedAt.push(Date.now())
   void pay(current)
 } else if (current && !current.end) current.end = { kind: 'reloaded' }
@@ -67,7 +67,7 @@ function press(timeStamp: number): void {
     return
   }
 
-  const isSecond = timeStamp - pressedAt < DOUBLE_PRESS_MS
+  const isSecond = timeStamp - pressedAt < doublePressMs
   pressedAt = timeStamp
   const isSame = current && (isOpen(current) || running > 0 || isSecond)
   if (!current || !isSame) current = newPress(current, cents, withKey.checked)
