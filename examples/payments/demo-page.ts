@@ -55,7 +55,7 @@ export async function servePage(
   app.get('/', (_request, reply) => reply.sendFile('index.html', PAGE))
 
   app.get('/demo/events', (request, reply) => {
-    const stream = feed.follow(Number(request.headers['last-event-id'] ?? 0))
+    const stream = feed.follow(Number(request.headers['last-event-id']) || 0)
     request.raw.once('close', () => stream.destroy())
     return reply.headers({ ...HEADERS, 'content-type': 'text/event-stream' }).send(stream)
   })

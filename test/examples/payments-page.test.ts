@@ -1,5 +1,4 @@
-import { readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import axe from 'axe-core'
 import type { FastifyInstance } from 'fastify'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
@@ -9,8 +8,6 @@ import { type Ledger, openLedger } from '../../examples/payments/ledger.js'
 import { startChromium } from '../support/chromium.js'
 import { gate } from '../support/gate.js'
 import { describeWith } from '../support/services.js'
-
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 
 /** A page that waits for nothing, and gives no attempt up: what is slow here is slow for another reason. */
 const QUICK = '/?wait=0&timeout=25000&double=0'
@@ -152,6 +149,18 @@ describeWith(['chromium'], 'the demo page', () => {
     done.open()
     await said('5.00 left Alice, once.')
     expect(await paid()).toEqual([500])
+    oneKeyOf(arrivals)
+  })
+
+  it('answers a second press right after the first with the same payment', async () => {
+    const { arrivals, choose, press, said, paid, page } = await visit('/?wait=0&timeout=25000&double=60000')
+    await choose('Good')
+    await press()
+    await said('5.00 left Alice, once.')
+    await press()
+    await page.getByText('Idempotent-Replayed: true').waitFor()
+    expect(await paid()).toEqual([500])
+    expect(arrivals).toHaveLength(2)
     oneKeyOf(arrivals)
   })
 
@@ -305,6 +314,19 @@ describeWith(['chromium'], 'the demo page', () => {
     expect(await paid()).toEqual([320])
   })
 
+  it('pays once for a key that is held down', async () => {
+    const { arrivals, choose, said, paid, page } = await visit()
+    await choose('Good')
+    await page.getByRole('button', { name: 'Pay', exact: true }).focus()
+    await page.keyboard.down('Enter')
+    await said('5.00 left Alice, once.')
+    await page.keyboard.down('Enter')
+    await page.keyboard.up('Enter')
+    await said('5.00 left Alice, once.')
+    expect(await paid()).toEqual([500])
+    expect(arrivals).toHaveLength(1)
+  })
+
   it('starts over', async () => {
     const { choose, press, said, paid, page } = await visit()
     await choose('Good')
@@ -312,6 +334,7 @@ describeWith(['chromium'], 'the demo page', () => {
     await said('5.00 left Alice, once.')
     await page.getByRole('button', { name: 'Start over' }).click()
     await page.getByText('No transfers yet.').waitFor()
+    await said('Nothing has been paid yet.')
     expect(await paid()).toEqual([])
   })
 
@@ -354,7 +377,7 @@ describeWith(['chromium'], 'the demo page', () => {
   it.each(['light', 'dark'] as const)('has no flaw that axe knows, in %s colours', async (colorScheme) => {
     const { press, said, page } = await visit(QUICK, {}, { colorScheme, reducedMotion: 'reduce' })
     const flaws = async (): Promise<unknown> => {
-      await page.evaluate(AXE)
+      await page.evaluate(axe.source)
       return page.evaluate(
         'axe.run().then(({ violations }) => violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => [id, html])))',
       )

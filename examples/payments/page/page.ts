@@ -3,7 +3,17 @@ import { followBank, startOver } from './bank.js'
 import { element } from './elements.js'
 import { parsed } from './money.js'
 import { giveUp, type Patience, payWithKey, payWithoutKey } from './pay.js'
-import { type End, isOpen, keyOf, type Network, newPress, type Press, store, stored } from './press.js'
+import {
+  type End,
+  forget,
+  isOpen,
+  keyOf,
+  type Network,
+  newPress,
+  type Press,
+  store,
+  stored,
+} from './press.js'
 import { show } from './view.js'
 import { wireOf } from './wire.js'
 
@@ -32,8 +42,8 @@ form.addEventListener('submit', (event) => {
   press(event.timeStamp)
 })
 // A key that is held down is one press.
-element('pay').addEventListener('keydown', (event) => {
-  if (event.repeat) event.preventDefault()
+form.addEventListener('keydown', (event) => {
+  if (event.repeat && event.key === 'Enter') event.preventDefault()
 })
 // Not all fields are inside of their form, on the page.
 document.addEventListener('change', () => {
@@ -42,14 +52,11 @@ document.addEventListener('change', () => {
   resume()
 })
 addEventListener('online', resume)
-element('anew').addEventListener('click', async () => {
-  if (!current) return
-  await giveUp(current)
-  current = undefined
-  sessionStorage.removeItem('demo:press')
-  changed()
+element('anew').addEventListener('click', () => letGo())
+element('start-over').addEventListener('click', async () => {
+  await startOver()
+  await letGo()
 })
-element('start-over').addEventListener('click', () => startOver())
 
 restoreChoices()
 if (current && isOpen(current) && current.end?.kind !== 'unknown') {
@@ -78,6 +85,15 @@ function press(timeStamp: number): void {
 function resume(): void {
   if (current && isOpen(current) && current.end?.kind === 'no-answer' && network() !== 'offline')
     void pay(current)
+}
+
+/** Forgets the current payment, unless it is under way. */
+async function letGo(): Promise<void> {
+  if (!current || running > 0) return
+  await giveUp(current)
+  current = undefined
+  forget()
+  changed()
 }
 
 async function pay(press: Press): Promise<void> {

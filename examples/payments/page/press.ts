@@ -78,6 +78,10 @@ export function store(press: Press): void {
   sessionStorage.setItem(STORED_AS, JSON.stringify(press))
 }
 
+export function forget(): void {
+  sessionStorage.removeItem(STORED_AS)
+}
+
 /** The last press of this tab, as it was left. */
 export function stored(): Press | undefined {
   const press = JSON.parse(sessionStorage.getItem(STORED_AS) ?? 'null') as Press | null

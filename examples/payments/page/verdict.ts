@@ -17,7 +17,7 @@ export function verdictOf(press: Press | undefined, moved: readonly LedgerEntry[
     return {
       mood: 'calm',
       title: 'Nothing has been paid yet.',
-      says: 'Press Pay. The bank’s first two replies will get lost, and the page will ask again, as pages do.',
+      says: 'Press Pay. Unless you choose otherwise, two replies get lost, and the page asks again, as pages do.',
     }
   const sum = shown(moved.reduce((total, { amount }) => total + amount, 0))
   const times = TIMES[moved.length] ?? `${moved.length} times`

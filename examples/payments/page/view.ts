@@ -29,7 +29,7 @@ function showVerdict(press: Press | undefined, moved: readonly LedgerEntry[]): v
   fill(element('verdict-says'), says)
   const sum = moved.reduce((total, { amount }) => total + amount, 0)
   const figures: readonly (readonly [string, string])[] = [
-    ['attempts', `${press?.attempts.length ?? 0}`],
+    [press?.attempts.length === 1 ? 'attempt' : 'attempts', `${press?.attempts.length ?? 0}`],
     [moved.length === 1 ? 'transfer' : 'transfers', `${moved.length}`],
     ['left Alice', shown(sum)],
   ]
