@@ -20,6 +20,7 @@ const PICTURES: readonly Picture[] = [
   { name: 'demo-desktop', viewport: DESKTOP, play: paysWithAKey },
   { name: 'demo-phone', viewport: PHONE, play: paysWithAKey },
   { name: 'demo-without-a-key', viewport: DESKTOP, play: paysWithoutAKey },
+  { name: 'demo-unknown', viewport: DESKTOP, play: crashes },
   { name: 'demo-dark', viewport: DESKTOP, colorScheme: 'dark', play: paysWithAKey },
 ]
 
@@ -38,6 +39,14 @@ async function paysWithoutAKey(page: Page, bank: string): Promise<void> {
   await page.getByRole('heading', { name: 'Bob got 15.00 for one press.' }).waitFor()
 }
 
+/** The money moved, and nobody said so. It takes as long as the bank holds a claim. */
+async function crashes(page: Page, bank: string): Promise<void> {
+  await page.goto(bank)
+  await page.getByRole('radio', { name: 'The bank crashes' }).check()
+  await press(page)
+  await page.getByRole('heading', { name: 'Nobody knows how it ended.' }).waitFor()
+}
+
 /** Presses Pay. The page takes what comes right after another press for the same. */
 async function press(page: Page): Promise<void> {
   await page.waitForTimeout(700)
@@ -52,7 +61,7 @@ async function take(
   const context = await browser.newContext({ viewport, colorScheme })
   try {
     const page = await context.newPage()
-    page.setDefaultTimeout(15_000)
+    page.setDefaultTimeout(30_000)
     await play(page, await bank.listen({ port: 0, host: '127.0.0.1' }))
     await page.evaluate('document.fonts.ready.then(() => {})')
     await page.mouse.move(0, 0)

@@ -43,6 +43,17 @@ export function lifeOf(press: Press, events: readonly TimedEvent[]): readonly St
   return steps.sort((one, other) => one.at - other.at)
 }
 
+/** What is said again and again is said once, with how often. */
+export function folded(steps: readonly Step[]): readonly Step[] {
+  const rows: { readonly step: Step; count: number }[] = []
+  for (const step of steps) {
+    const last = rows.at(-1)
+    if (last?.step.says === step.says) last.count += 1
+    else rows.push({ step, count: 1 })
+  }
+  return rows.map(({ step, count }) => (count > 1 ? { ...step, says: `${step.says} ${count} times.` } : step))
+}
+
 function stepOf(event: KeyEvent): Omit<Step, 'at'> {
   const ms = `${Math.round(event.ms ?? 0)} ms`
   switch (event.what) {
@@ -65,7 +76,7 @@ function stepOf(event: KeyEvent): Omit<Step, 'at'> {
         says: `Answered ${event.status} again, from what was kept ${ms} before. Nothing ran.`,
       }
     case 'in-progress':
-      return { mood: 'doubt', says: 'Refused with 409: the first attempt is still running.' }
+      return { mood: 'doubt', says: 'Refused with 409: the first is still running.' }
     case 'unknown':
       return {
         station: 'unknown',

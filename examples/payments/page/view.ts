@@ -2,7 +2,7 @@ import type { TimedEvent } from '../demo-events.js'
 import type { LedgerEntry } from '../ledger.js'
 import type { BankView } from './bank.js'
 import { element, fill, make } from './elements.js'
-import { lifeOf, type Station, type Step } from './life.js'
+import { folded, lifeOf, type Station, type Step } from './life.js'
 import { shown } from './money.js'
 import { type Attempt, isOpen, keyOf, type Press, pressOf } from './press.js'
 import { verdictOf } from './verdict.js'
@@ -56,7 +56,9 @@ function showForm(press: Press | undefined): void {
     element('state'),
     isBusy
       ? 'On its way. Press again, or reload the page.'
-      : 'Press twice, or reload the page in the middle.',
+      : isHeld
+        ? 'Pay asks for the same payment again.'
+        : 'Press twice, or reload the page in the middle.',
   )
 }
 
@@ -175,7 +177,7 @@ function showLife(press: Press | undefined, events: readonly TimedEvent[]): void
       ),
     ),
   )
-  const rows = steps.map(({ at, says, mood }) =>
+  const rows = folded(steps).map(({ at, says, mood }) =>
     make(
       'li',
       { 'data-mood': mood },
@@ -236,7 +238,7 @@ function showLedger(transfers: readonly LedgerEntry[], press: Press | undefined)
           {},
           named
             ? `Press ${named.number}, ${named.withKey ? 'with a key' : 'without a key'}`
-            : 'By other means',
+            : 'Sent from elsewhere',
         ),
         make('b', {}, sum),
       ),
