@@ -9,6 +9,8 @@ interface Picture {
   readonly name: string
   readonly viewport: { readonly width: number; readonly height: number }
   readonly colorScheme?: 'light' | 'dark'
+  /** Whether what is below the viewport is left out. */
+  readonly cut?: boolean
   /** What is to be seen, played on a page of a fresh bank. */
   play(page: Page, bank: string): Promise<void>
 }
@@ -20,7 +22,7 @@ const PICTURES: readonly Picture[] = [
   { name: 'demo-desktop', viewport: DESKTOP, play: paysWithAKey },
   { name: 'demo-phone', viewport: PHONE, play: paysWithAKey },
   { name: 'demo-without-a-key', viewport: DESKTOP, play: paysWithoutAKey },
-  { name: 'demo-unknown', viewport: DESKTOP, play: crashes },
+  { name: 'demo-unknown', viewport: { ...DESKTOP, height: 1100 }, cut: true, play: crashes },
   { name: 'demo-dark', viewport: DESKTOP, colorScheme: 'dark', play: paysWithAKey },
 ]
 
@@ -55,7 +57,7 @@ async function press(page: Page): Promise<void> {
 
 async function take(
   browser: Browser,
-  { name, viewport, colorScheme = 'light', play }: Picture,
+  { name, viewport, colorScheme = 'light', cut = false, play }: Picture,
 ): Promise<void> {
   const bank = await buildBank(await openLedger())
   const context = await browser.newContext({ viewport, colorScheme })
@@ -65,7 +67,7 @@ async function take(
     await play(page, await bank.listen({ port: 0, host: '127.0.0.1' }))
     await page.evaluate('document.fonts.ready.then(() => {})')
     await page.mouse.move(0, 0)
-    await page.screenshot({ path: `docs/images/${name}.png`, fullPage: true })
+    await page.screenshot({ path: `docs/images/${name}.png`, fullPage: !cut })
     console.log(`docs/images/${name}.png`)
   } finally {
     await context.close()

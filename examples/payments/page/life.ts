@@ -51,7 +51,7 @@ export function folded(steps: readonly Step[]): readonly Step[] {
     if (last?.step.says === step.says) last.count += 1
     else rows.push({ step, count: 1 })
   }
-  return rows.map(({ step, count }) => (count > 1 ? { ...step, says: `${step.says} ${count} times.` } : step))
+  return rows.map(({ step, count }) => (count > 1 ? { ...step, says: `${step.says} ×${count}` } : step))
 }
 
 function stepOf(event: KeyEvent): Omit<Step, 'at'> {
