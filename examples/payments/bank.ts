@@ -1,5 +1,5 @@
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { memoryStore } from 'oncekey'
+import { type IdempotencyStore, memoryStore } from 'oncekey'
 import idempotency from 'oncekey/fastify'
 import { collectMetrics } from 'oncekey/prometheus'
 import { Registry } from 'prom-client'
@@ -23,8 +23,10 @@ const transferSchema = {
   },
 }
 
-/** What tests hold still. */
+/** What tests hold still, or look into. */
 export interface BankOptions {
+  /** Where keys live. */
+  readonly store?: IdempotencyStore
   /** What a slow bank waits for before it moves money. */
   readonly slowness?: () => Promise<unknown>
   /** How long a handler may hold its claim, before nobody knows how it ended. */
@@ -45,7 +47,7 @@ export async function buildBank(ledger: Ledger, options: BankOptions = {}): Prom
   })
 
   await app.register(idempotency, {
-    store: memoryStore(),
+    store: options.store ?? memoryStore(),
     scope: userOf,
     ttl: '24h',
   })

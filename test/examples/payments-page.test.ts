@@ -5,6 +5,8 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 import { type BankOptions, buildBank } from '../../examples/payments/bank.js'
 import { createFeed } from '../../examples/payments/feed.js'
 import { type Ledger, openLedger } from '../../examples/payments/ledger.js'
+import { outcomeOfResponse } from '../../src/http/response-outcome.js'
+import { memoryStore } from '../../src/stores/memory.js'
 import { startChromium } from '../support/chromium.js'
 import { gate } from '../support/gate.js'
 import { describeWith } from '../support/services.js'
@@ -272,6 +274,29 @@ describeWith(['chromium'], 'the demo page', () => {
     oneKeyOf(arrivals)
     await page.getByRole('button', { name: 'Give this payment up' }).click()
     await said('Nothing has been paid yet.')
+  })
+
+  it.each([
+    ['its answer', Buffer.from('{"id":1}'), 'always with the same key'],
+    ['a text', Buffer.from('Paid, says the ledger'), 'always with the same key'],
+    ['no answer', undefined, 'An operator has settled the payment: it ended with 201'],
+  ])('is told how a crash ended once an operator has settled it with %s', async (_name, body, says) => {
+    const store = memoryStore()
+    const { choose, press, said, paid, page } = await visit(QUICK, { maxRunMs: 1000, store })
+    await choose('The bank crashes')
+    await press()
+    await said('Nobody knows how it ended.')
+    for await (const { id } of store.list?.({}) ?? []) {
+      const kept = outcomeOfResponse({ status: 201, body: body ?? Buffer.from('') })
+      expect(await store.settle(id, body ? kept : { ...kept, body: null }, 60_000)).toBe(true)
+    }
+    await press()
+    await said('5.00 left Alice, once.')
+    await page.getByText(says).waitFor()
+    expect(await paid()).toEqual([500])
+    expect(
+      await page.evaluate<string[]>('Object.keys(sessionStorage).filter((name) => /oncekey/.test(name))'),
+    ).toEqual([])
   })
 
   it('makes a new payment of a later press', async () => {

@@ -1,4 +1,4 @@
-import { CallError, CallOutcomeUnknownError } from '/oncekey/client/create-fetch.js'
+import { CallAnswerNotKeptError, CallError, CallOutcomeUnknownError } from '/oncekey/client/create-fetch.js'
 import { followBank, startOver } from './bank.js'
 import { element } from './elements.js'
 import { parsed } from './money.js'
@@ -108,17 +108,22 @@ async function pay(press: Press): Promise<void> {
     const response = await (press.withKey
       ? payWithKey(press, wire, patience, doneKey)
       : payWithoutKey(press, wire, patience))
-    const { error } = (await response.json()) as { readonly error?: string }
-    end = response.ok ? { kind: 'paid' } : { kind: 'refused', says: error ?? `${response.status}` }
+    // An operator may have settled the payment with any answer.
+    const [, error = `${response.status}`] = /"error":"([^"]*)"/.exec(await response.text()) ?? []
+    end = response.ok ? { kind: 'paid' } : { kind: 'refused', says: error }
   } catch (error) {
     end = { kind: error instanceof CallOutcomeUnknownError ? 'unknown' : 'no-answer' }
-    if (!(error instanceof CallError || error instanceof TypeError || error instanceof DOMException))
+    if (error instanceof CallAnswerNotKeptError) {
+      // It has ended, so the key has done its work.
+      end = { kind: 'settled', status: Number(error.problem.originalStatus) }
+      await giveUp(press)
+    } else if (!(error instanceof CallError || error instanceof TypeError || error instanceof DOMException))
       reportError(error)
   } finally {
     running -= 1
   }
   // Where two fingers wait, the last answer is the end.
-  if (running === 0 || end.kind === 'paid') press.end = end
+  if (running === 0 || end.kind === 'paid' || end.kind === 'settled') press.end = end
   changed()
 }
 

@@ -23,6 +23,7 @@ export interface Attempt {
 export type End =
   | { readonly kind: 'paid' }
   | { readonly kind: 'refused'; readonly says: string }
+  | { readonly kind: 'settled'; readonly status: number }
   | { readonly kind: 'no-answer' | 'unknown' | 'reloaded' }
 
 /** One press of Pay, and everything that became of it in this tab. */

@@ -51,6 +51,12 @@ export function verdictOf(press: Press | undefined, moved: readonly LedgerEntry[
             title: `${sum} left Alice, ${times}.`,
             says: 'No reply was lost, so nothing was asked twice. Lose some, and press again.',
           }
+    case 'settled':
+      return {
+        mood: 'good',
+        title: `${sum} left Alice, ${times}.`,
+        says: `An operator has settled the payment: it ended with ${end.status}, and nobody has its answer.`,
+      }
     case 'refused':
       return { mood: 'doubt', title: 'Not paid.', says: `The bank says: ${end.says}.` }
     case 'no-answer':

@@ -200,7 +200,7 @@ function stationsOf(steps: readonly Step[]): readonly ReachedStation[] {
   const reached = steps.flatMap(({ station }) => (station ? [station] : []))
   const isUnknown = reached.includes('unknown') && !reached.includes('completed')
   const way: readonly Station[] = isUnknown
-    ? ['absent', 'running', 'unknown']
+    ? ['absent', 'running', 'unknown', ...reached.filter((one) => one === 'replayed').slice(0, 1)]
     : ['absent', 'running', 'completed', 'replayed']
   return way.map((station) => ({
     station,
