@@ -32,7 +32,9 @@ async function demo(): Promise<void> {
     return `${answer.status}${replayed} ${await answer.text()}`
   }
 
-  console.log(`A small bank, at ${url}. Alice and Bob have 100.00 each.\n`)
+  console.log(
+    `Open ${url} in a browser, and press Pay. It is a small bank; Alice and Bob have 100.00 each.\n`,
+  )
   console.log('The first request moves the money:')
   console.log(`  ${await send({ key, amount: 500 })}`)
   console.log('A retry gets the same transfer, and moves nothing:')

@@ -75,6 +75,8 @@ describe('examples/payments', () => {
       { id: 'alice', balance: 9000 },
       { id: 'bob', balance: 11000 },
     ])
+    for (const path of ['/', '/page/page.js', '/oncekey/client/create-fetch.js'])
+      expect((await fetch(`${demo.url}${path}`)).status).toBe(200)
     const metrics = await fetch(`${demo.url}/metrics`)
     expect(metrics.headers.get('content-type')).toContain('text/plain')
     const text = await metrics.text()
