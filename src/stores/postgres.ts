@@ -98,8 +98,8 @@ export interface PostgresStore extends IdempotencyStore {
 
 /** A longer body goes in a statement of its own: as hexadecimal digits it would be twice as long, for all to wait for. */
 const LONGEST_IN_BATCH = 8192
-/** How many records a page of a list has. Each has its body. */
-const LIST_PAGE = 200
+/** How many records a page of a list has. Each has its body, which may be a megabyte. */
+const LIST_PAGE = 50
 const OLDEST_SERVER = 130_000
 const CONFLICT_ATTEMPTS = 10
 const FIRST_REPEAT_MS = 5
