@@ -25,7 +25,7 @@ import {
   poolDriver,
 } from './postgres-driver.js'
 import { postgresInbox } from './postgres-inbox.js'
-import { LATEST_MIGRATION, migrationStatements } from './postgres-migrations.js'
+import { LATEST_MIGRATION, migrationSql, migrationStatements } from './postgres-migrations.js'
 import { type TableNames, tableNames } from './postgres-names.js'
 import { asStoredRecord, type ClaimRow, claimResultOf, type FoundRow } from './postgres-record.js'
 import { createStatements, SWEEP_BATCH, sweepStatement } from './postgres-statements.js'
@@ -309,7 +309,7 @@ export function postgresStore(
       await driver.execute(migrationStatements(names))
     },
 
-    migrationSql: () => `begin;${migrationStatements(names)}commit;\n`,
+    migrationSql: () => migrationSql(options),
   }
 }
 

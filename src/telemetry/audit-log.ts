@@ -25,8 +25,12 @@ export type AuditEvent =
   | 'unprotected'
   | 'reconciled'
   | 'reconcile-failed'
+  | 'settling'
+  | 'releasing'
   | 'settled'
   | 'released'
+  | 'swept'
+  | 'migrated'
   | 'message-duplicate'
   | 'message-dead'
   | 'message-redriven'
@@ -58,6 +62,10 @@ export interface AuditLine {
   readonly error?: string
   /** Who settled or released, where a person did. */
   readonly by?: string
+  /** The HTTP status of the outcome that an operator gave. */
+  readonly status?: number
+  /** How many records a sweep removed. */
+  readonly removed?: number
   readonly consumer?: string
   /** Topic or queue of a message. */
   readonly topic?: string
@@ -89,8 +97,12 @@ const MESSAGES: Readonly<Record<AuditEvent, string>> = {
   unprotected: 'An operation ran without protection, because the store is away',
   reconciled: 'The application was asked about an unknown operation',
   'reconcile-failed': 'The application could not say how an unknown operation ended',
+  settling: 'An operator is about to settle an unknown operation',
+  releasing: 'An operator is about to release an unknown operation',
   settled: 'An unknown operation was settled',
   released: 'An unknown operation was released',
+  swept: 'Expired records were removed',
+  migrated: 'The tables were made, or brought up to date',
   'message-duplicate': 'A message came again, and was not processed again',
   'message-dead': 'A message was given up',
   'message-redriven': 'A dead message was sent on its way again',
