@@ -1,5 +1,7 @@
 import { isIdempotencyError } from '../contract/errors.js'
 import { postgresStore } from '../stores/postgres.js'
+import { tableNames } from '../stores/postgres-names.js'
+import { expiredStatement } from '../stores/postgres-statements.js'
 import { clientPackage, type OpenedStore, REACHED_WITHIN_MS, reached } from './opened-store.js'
 import type { StoreFlags } from './store-flags.js'
 import type { StoreLocation } from './store-location.js'
@@ -30,6 +32,10 @@ export async function openPostgres(location: StoreLocation, flags: StoreFlags): 
   }
   return {
     store: { find: store.find, settle: store.settle, list: patient.list as NonNullable<typeof patient.list> },
+    async expired() {
+      const { rows } = await pool.query<{ expired: number }>(expiredStatement(tableNames(names).table))
+      return rows[0]?.expired ?? 0
+    },
     sweep: patient.sweep as NonNullable<typeof patient.sweep>,
     tables: {
       async missing() {

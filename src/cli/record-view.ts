@@ -98,8 +98,7 @@ export function bodyText({ outcome }: RecordView): string {
 /** What an outcome is, in few words. */
 export function outcomeText({ result, status, bytes, sealed }: KeptOutcome): string {
   const size = bytes === null ? 'not kept' : `${bytes} bytes`
-  const what = status === null ? result : `${status}, ${result}`
-  return `${what}, ${size}${sealed ? ', sealed' : ''}`
+  return `${status ?? result}, ${size}${sealed ? ', sealed' : ''}`
 }
 
 function keptText(ageMs: number): string {

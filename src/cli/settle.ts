@@ -9,7 +9,7 @@ import type { OperatorStore } from './operator-store.js'
 import { RECORD_HELP, RECORD_OPTIONS, recordName } from './record-name.js'
 import { outcomeText } from './record-view.js'
 import { OUTCOME_HELP, OUTCOME_OPTIONS, type SettledOutcome, settledOutcome } from './settled-outcome.js'
-import { isHttpRoute } from './show.js'
+import { isHttpRoute, isMessageRoute } from './show.js'
 import { EXIT_HELP, STORE_HELP, STORE_OPTIONS } from './store-flags.js'
 import { lengthText } from './times.js'
 
@@ -86,9 +86,9 @@ function settling({ outcome, status }: SettledOutcome, record: StoredRecord, ttl
 /** An outcome of the wrong kind could not be read by those that it is for. */
 function assertFits({ kind }: SettledOutcome, { meta }: StoredRecord): void {
   const { route } = meta
-  if (route.startsWith('message '))
+  if (isMessageRoute(route))
     throw new UsageError(
-      'this is an attempt at a message, and its inbox settles it when the message comes again. See "What is an attempt" in its documentation',
+      'this is an attempt at a message, and its inbox settles it when the message comes again',
     )
   if (kind === 'http' && !isHttpRoute(route))
     throw new UsageError(

@@ -65,6 +65,12 @@ application. Whatever the scope: ${commandLine(location, flags, 'list', '--key=K
 /** What can be done about an unknown record. */
 function waysOn({ id, meta }: StoredRecord, { location }: OperatorStore, flags: StoreFlags): string {
   const line = (...words: readonly string[]): string => commandLine(location, flags, ...words)
+  if (isMessageRoute(meta.route))
+    return `
+This is an attempt at a message. Its inbox decides about it when the message comes again. Only if it never does, and the attempt
+did not happen:
+    ${line('release', `--id=${id}`)}
+`
   const answer = isHttpRoute(meta.route)
     ? ['--status=201', `--body='{"id":"..."}'`]
     : [`--value='{"id":"..."}'`]
@@ -82,4 +88,9 @@ Find out whether it happened: in your books, or at the provider. Retries are ref
 /** Whether a record is of an HTTP request: its route begins with the method, and a function's has a name. */
 export function isHttpRoute(route: string): boolean {
   return /^[A-Z]+ \S/.test(route)
+}
+
+/** Whether a record is of an attempt at a message, which only its inbox can read. */
+export function isMessageRoute(route: string): boolean {
+  return route.startsWith('message ')
 }
