@@ -20,7 +20,7 @@ A customer says that a payment is stuck, or retries are refused with IDEMPOTENCY
   3. find out whether it happened: in your books, or at the provider
   4. oncekey settle --id=ID ...           it happened: retries get the answer that you give
      oncekey release --id=ID              it did not happen: a retry runs it again
-  2 and 4 print the commands that go on from there. Nothing is changed before you said yes.
+  1 and 2 print the commands that go on from there. Nothing is changed before you said yes.
 
 The store is --store URL, or ONCEKEY_STORE in the environment: redis://, rediss://, postgres:// or postgresql://.
 Without both, DATABASE_URL or REDIS_URL, where only one of them is set.

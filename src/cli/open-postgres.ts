@@ -31,7 +31,7 @@ export async function openPostgres(location: StoreLocation, flags: StoreFlags): 
     throw error
   }
   return {
-    store: { find: store.find, settle: store.settle, list: patient.list as NonNullable<typeof patient.list> },
+    store: { ...store, list: patient.list as NonNullable<typeof patient.list> },
     async expired() {
       const { rows } = await pool.query<{ expired: number }>(expiredStatement(tableNames(names).table))
       return rows[0]?.expired ?? 0

@@ -59,7 +59,7 @@ export async function openRedis(location: StoreLocation, { prefix }: StoreFlags)
   function opened(client: InstanceType<typeof Redis> | InstanceType<typeof Cluster>): OpenedStore {
     const store = redisStore(client, prefix === undefined ? {} : { prefix })
     return {
-      store: { find: store.find, settle: store.settle, list: store.list as NonNullable<typeof store.list> },
+      store: { ...store, list: store.list as NonNullable<typeof store.list> },
       close: async () => client.disconnect(),
     }
   }

@@ -4,7 +4,7 @@ import type { StoreLocation } from './store-location.js'
 
 /** What a backend offers an operator. */
 export interface OpenedStore {
-  readonly store: Pick<IdempotencyStore, 'find' | 'settle'> & Required<Pick<IdempotencyStore, 'list'>>
+  readonly store: IdempotencyStore & Required<Pick<IdempotencyStore, 'list'>>
   /** Removes what has expired; absent where the backend does that by itself. */
   readonly sweep?: () => Promise<number>
   /** How many records have expired and wait for a sweep. */

@@ -36,8 +36,8 @@ export async function withStore<T>(
 ): Promise<T> {
   const location = storeLocation(flags.store)
   const opened = await (location.kind === 'redis' ? openRedis : openPostgres)(location, flags)
-  const store = operatorStore(location, opened)
   try {
+    const store = operatorStore(location, opened)
     const missing = needs.tables ? await store.tables?.missing() : undefined
     if (missing !== undefined)
       throw new StoreFailedError(
@@ -85,19 +85,17 @@ function operatorStore(location: StoreLocation, opened: OpenedStore): OperatorSt
   }
 }
 
-type Finding = Pick<IdempotencyStore, 'find' | 'settle'>
-
 /** The keys are in the environment only: others see a command line. */
-function sealingStore(store: Finding): Finding | undefined {
+function sealingStore(store: IdempotencyStore): IdempotencyStore | undefined {
   const keys = process.env.ONCEKEY_SEALING_KEYS?.split(',').map((key) => key.trim())
   if (keys === undefined) return undefined
-  return sealedStore(store as IdempotencyStore, { keys, acceptUnsealed: true })
+  return sealedStore(store, { keys, acceptUnsealed: true })
 }
 
 /** What cannot be opened is shown as it is: sealed. */
 async function openedOrSealed(
-  sealing: Finding,
-  store: Finding,
+  sealing: IdempotencyStore,
+  store: IdempotencyStore,
   id: string,
 ): Promise<StoredRecord | undefined> {
   try {
