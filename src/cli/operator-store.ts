@@ -15,12 +15,16 @@ export interface OperatorStore {
   /** Reads a record; its outcome is opened where it is sealed and a key for it was given. */
   find(id: string): Promise<StoredRecord | undefined>
   list(query: ListQuery): AsyncIterable<StoredRecord>
+  /** Lets what the backend does not give be told as its failure. */
+  reading<T>(items: AsyncIterable<T>): AsyncIterable<T>
   settle(id: string, resolution: Outcome | 'release', ttlMs: number): Promise<boolean>
   /** Whether outcomes are sealed here, and no key was given to seal another one. */
   lacksSealingKey(): Promise<boolean>
   readonly sweep: (() => Promise<number>) | undefined
   readonly expired: (() => Promise<number>) | undefined
   readonly tables: OpenedStore['tables']
+  /** The store itself, for an inbox in it. */
+  readonly backend: IdempotencyStore
 }
 
 /**
@@ -54,18 +58,23 @@ function operatorStore(location: StoreLocation, opened: OpenedStore): OperatorSt
   const { store, sweep, expired, tables } = opened
   const sealing = sealingStore(store)
   const asked = <T>(step: Promise<T>): Promise<T> => step.catch((error: unknown) => fail(location, error))
+  async function* reading<T>(items: AsyncIterable<T>): AsyncIterable<T> {
+    try {
+      yield* items
+    } catch (error) {
+      fail(location, error)
+    }
+  }
+
   return {
     location,
+    backend: sealing ?? store,
 
     find: (id) => asked(sealing === undefined ? store.find(id) : openedOrSealed(sealing, store, id)),
 
-    async *list(query) {
-      try {
-        yield* store.list(query)
-      } catch (error) {
-        fail(location, error)
-      }
-    },
+    list: (query) => reading(store.list(query)),
+
+    reading,
 
     settle: (id, resolution, ttlMs) => asked((sealing ?? store).settle(id, resolution, ttlMs)),
 

@@ -1,13 +1,26 @@
+import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
+import { Redis } from 'ioredis'
 import { afterAll, beforeAll, expect, it, vi } from 'vitest'
 import type { StoredRecord } from '../../src/contract/store.js'
 import { fingerprintOf } from '../../src/core/fingerprint.js'
 import { answerOf } from '../../src/http/http-answer.js'
 import { outcomeOfResponse } from '../../src/http/response-outcome.js'
 import { createIdempotency } from '../../src/index.js'
+import { redisStore } from '../../src/stores/redis.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { HOUR } from '../../src/testing/store-fixtures.js'
 import { hasTerminals, type ProgramRun, runOncekeyIn, typeAtTerminal } from '../support/oncekey-program.js'
@@ -19,6 +32,7 @@ import {
   type OperatedStore,
   operatedStore,
 } from '../support/operated-store.js'
+import { startRedisServer } from '../support/redis-server.js'
 import { describeWith } from '../support/services.js'
 
 const PAID = ['--status=201', '--body={"id":"p-1"}']
@@ -75,6 +89,9 @@ for (const kind of ['redis', 'postgres'] as const)
       const first = await stuck()
       await run('settle', `--id=${first.id}`, ...PAID, '--ttl=7d', '--yes')
       expect((await answerNow(first.id)).expiresInMs).toBeGreaterThan(6.9 * 24 * HOUR)
+      const longer = await anUnknown(operated.store, { ttlMs: 7 * 24 * HOUR })
+      await run('settle', `--id=${longer.id}`, ...PAID, '--yes')
+      expect((await answerNow(longer.id)).expiresInMs).toBeGreaterThan(6.9 * 24 * HOUR)
       const usual = await stuck()
       await run('settle', `--id=${usual.id}`, ...PAID, '--yes')
       const { expiresInMs } = await answerNow(usual.id)
@@ -215,6 +232,55 @@ for (const kind of ['redis', 'postgres'] as const)
       expect((await answerNow(id)).body).toBe(bodies[runs.findIndex(({ code }) => code === 0)])
     })
 
+    it.runIf(kind === 'redis' && process.platform === 'linux')(
+      'lets the store decide, to the last moment, and writes down no change that it refused',
+      async () => {
+        const server = await startRedisServer()
+        const client = new Redis(server.port)
+        const store = redisStore(client)
+        const { id, token } = await anUnknown(store)
+        // A pipe that is full holds the command where it announces the change: after its last look, before the change.
+        const pipe = join(folder, 'held.log')
+        execFileSync('mkfifo', [pipe])
+        const descriptor = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK)
+        untilRefused(() => writeSync(descriptor, Buffer.alloc(4096)))
+        await client.config('RESETSTAT')
+        const environment = { ONCEKEY_STORE: server.url }
+        const settling = runOncekeyIn(
+          environment,
+          'settle',
+          `--id=${id}`,
+          ...PAID,
+          '--yes',
+          `--audit-log=${pipe}`,
+        )
+        const looks = async () => /cmdstat_evalsha:calls=(\d+)/.exec(await client.info('commandstats'))?.[1]
+        // One to show it, one that looks for sealed outcomes, and the last one.
+        await expect.poll(looks, { timeout: 20_000 }).toBe('3')
+        expect(await store.complete(id, token, outcomeOfResponse({ status: 202 }), HOUR)).toBe(true)
+        const read = Buffer.alloc(65_536)
+        let written = ''
+        const drain = () => {
+          const bytes = readSync(descriptor, read)
+          written += read.toString('utf8', 0, bytes)
+        }
+        untilRefused(drain)
+        const { code, out, err } = await settling
+        untilRefused(drain)
+        const now = await store.find(id)
+        closeSync(descriptor)
+        client.disconnect()
+        await server.stop()
+        expect(err).toContain('Nothing was changed: only what is unknown')
+        expect({ code, out }).toEqual({ code: 1, out: '' })
+        expect(now?.status === 'completed' && answerOf(now.outcome)).toMatchObject({
+          answer: { status: 202 },
+        })
+        expect(written).toContain('"event":"settling"')
+        expect(written + err).not.toContain('"event":"settled"')
+      },
+    )
+
     it.runIf(hasTerminals)('asks at a terminal, and takes everything but a yes for a no', async () => {
       const { id } = await stuck()
       const command = `npx oncekey settle --id=${id} --status=201 ${operated.flag}`
@@ -346,3 +412,12 @@ for (const kind of ['redis', 'postgres'] as const)
       expect((await now(id))?.status).toBe('unknown')
     })
   })
+
+/** Repeats a step until a pipe has no room, or nothing, for another. */
+function untilRefused(step: () => unknown): void {
+  try {
+    for (;;) step()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error
+  }
+}

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { CHANGE_OPTIONS } from '../../src/cli/audit-trail.js'
 import { COMMANDS } from '../../src/cli/commands.js'
+import { INBOX_OPTIONS } from '../../src/cli/inbox-flags.js'
 import { RECORD_OPTIONS } from '../../src/cli/record-name.js'
 import { OUTCOME_OPTIONS } from '../../src/cli/settled-outcome.js'
 import { STORE_OPTIONS } from '../../src/cli/store-flags.js'
@@ -10,6 +11,7 @@ import { ONCEKEY, runOncekey } from '../support/oncekey-program.js'
 const LONG_MS = 60_000
 
 const SHARED: Readonly<Record<string, object>> = {
+  INBOX_OPTIONS,
   CHANGE_OPTIONS,
   RECORD_OPTIONS,
   OUTCOME_OPTIONS,

@@ -70,6 +70,8 @@ export interface OperationGiven {
   readonly route?: string
   readonly firstSeenAt?: number
   readonly fingerprint?: string
+  /** How long it is remembered. @default an hour */
+  readonly ttlMs?: number
 }
 
 /** A claim that somebody holds. */
@@ -82,8 +84,8 @@ export async function aRunning(store: IdempotencyStore, given: OperationGiven = 
     scope: scopeHash(namespace, scope),
     firstSeenAt: given.firstSeenAt ?? Date.now(),
   }
-  const { fingerprint } = given
-  const claim = aClaim({ id, meta, ...(fingerprint !== undefined && { fingerprint }) })
+  const { fingerprint, ttlMs = HOUR } = given
+  const claim = aClaim({ id, meta, ttlMs, ...(fingerprint !== undefined && { fingerprint }) })
   await store.claim(claim)
   return { id, key, token: claim.token }
 }
