@@ -23,6 +23,7 @@ import { createIdempotency } from '../../src/index.js'
 import { redisStore } from '../../src/stores/redis.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { HOUR } from '../../src/testing/store-fixtures.js'
+import { startFaultProxy } from '../../src/testing/test-kit.js'
 import { hasTerminals, type ProgramRun, runOncekeyIn, typeAtTerminal } from '../support/oncekey-program.js'
 import {
   aCompleted,
@@ -280,6 +281,27 @@ for (const kind of ['redis', 'postgres'] as const)
         expect(written + err).not.toContain('"event":"settled"')
       },
     )
+
+    it('says that nobody knows whether it was done, where the answer of the store is lost', async () => {
+      const { id } = await stuck()
+      const { hostname, port } = new URL(operated.url)
+      const proxy = await startFaultProxy({ target: { host: hostname, port: Number(port) } })
+      const lost = proxy.arm({
+        kind: 'drop-answer',
+        match: kind === 'redis' ? /\r\nrelease\r\n/ : /delete from/,
+      })
+      const file = join(folder, 'lost.log')
+      const environment = { ONCEKEY_STORE: proxy.through(operated.url) }
+      const args = ['release', `--id=${id}`, '--yes', `--audit-log=${file}`]
+      const { code, out, err } = await runOncekeyIn(environment, ...args, operated.flag)
+      expect(lost.timesFired).toBe(1)
+      await proxy.stop()
+      expect(err).toContain(`Whether it was done is not known: "npx oncekey show --id=${id}" says`)
+      expect({ code, out }).toEqual({ code: 3, out: '' })
+      expect(await now(id)).toBeUndefined()
+      expect(readFileSync(file, 'utf8')).toMatch(/^\{.*"event":"releasing".*\}\n$/)
+      rmSync(file)
+    })
 
     it.runIf(hasTerminals)('asks at a terminal, and takes everything but a yes for a no', async () => {
       const { id } = await stuck()
