@@ -12,7 +12,6 @@ export async function openRedis(location: StoreLocation, { prefix }: StoreFlags)
     socketTimeout: REACHED_WITHIN_MS,
     connectionName: 'oncekey',
     // What was sent and not answered is told as that. Sent again, it would say that somebody else had done it.
-    autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
   }
   const node = new Redis(location.url, {
@@ -37,6 +36,7 @@ export async function openRedis(location: StoreLocation, { prefix }: StoreFlags)
   node.disconnect()
   const cluster = new Cluster([{ host, port }], {
     lazyConnect: true,
+    retryDelayOnFailover: 0,
     clusterRetryStrategy: (times) => (times > 3 ? null : 200),
     redisOptions: {
       ...common,
