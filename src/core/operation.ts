@@ -254,7 +254,8 @@ export function valueOnUnknown(onUnknown: OnUnknown<never> | undefined): OnUnkno
 const NO_VALUE = 'undefined'
 const JSON_VALUE = 'json'
 
-function valueOutcome(value: unknown): Outcome {
+/** A value of `run()` as a store keeps it. */
+export function valueOutcome(value: unknown): Outcome {
   if (value === undefined) return { result: 'succeeded', head: NO_VALUE, body: new Uint8Array(0) }
   let json: string | undefined
   try {

@@ -1,7 +1,7 @@
 import { claimFunction, claimsFunction } from './postgres-claim.js'
 import { completeFunction } from './postgres-complete.js'
 import { inboxTables } from './postgres-inbox-functions.js'
-import type { TableNames } from './postgres-names.js'
+import { type TableNames, tableNames } from './postgres-names.js'
 import { stepFunctions } from './postgres-steps.js'
 
 /** Each entry is a migration, numbered from 1. One that was released never changes. */
@@ -65,4 +65,13 @@ create table if not exists ${names.migrations} (
 );
 ${steps.join('\n')}
 `
+}
+
+/**
+ * What `migrate` runs, for those who run their migrations themselves.
+ *
+ * @throws {OptionsError} when a name is no identifier.
+ */
+export function migrationSql(names: { readonly schema?: string; readonly table?: string } = {}): string {
+  return `begin;${migrationStatements(tableNames(names))}commit;\n`
 }

@@ -114,3 +114,10 @@ with turn as materialized (
 )
 select count(*)::int as removed from gone`
 }
+
+/** Counts what has expired in a table and waits for a sweep. */
+export function expiredStatement(table: string): string {
+  return `
+select count(*)::int as expired from ${table} r
+where r.expiry_bucket <= (select ${bucketOf('clock_timestamp()')}) and r.expires_at <= (select clock_timestamp())`
+}

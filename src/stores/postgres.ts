@@ -25,7 +25,7 @@ import {
   poolDriver,
 } from './postgres-driver.js'
 import { postgresInbox } from './postgres-inbox.js'
-import { LATEST_MIGRATION, migrationStatements } from './postgres-migrations.js'
+import { LATEST_MIGRATION, migrationSql, migrationStatements } from './postgres-migrations.js'
 import { type TableNames, tableNames } from './postgres-names.js'
 import { asStoredRecord, type ClaimRow, claimResultOf, type FoundRow } from './postgres-record.js'
 import { createStatements, SWEEP_BATCH, sweepStatement } from './postgres-statements.js'
@@ -98,8 +98,8 @@ export interface PostgresStore extends IdempotencyStore {
 
 /** A longer body goes in a statement of its own: as hexadecimal digits it would be twice as long, for all to wait for. */
 const LONGEST_IN_BATCH = 8192
-/** How many records a page of a list has. Each has its body. */
-const LIST_PAGE = 200
+/** How many records a page of a list has. Each has its body, which may be a megabyte. */
+const LIST_PAGE = 50
 const OLDEST_SERVER = 130_000
 const CONFLICT_ATTEMPTS = 10
 const FIRST_REPEAT_MS = 5
@@ -309,7 +309,7 @@ export function postgresStore(
       await driver.execute(migrationStatements(names))
     },
 
-    migrationSql: () => `begin;${migrationStatements(names)}commit;\n`,
+    migrationSql: () => migrationSql(options),
   }
 }
 

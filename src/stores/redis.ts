@@ -197,14 +197,18 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     },
 
     async *list({ limit = Number.POSITIVE_INFINITY, ...query }) {
+      if (limit < 1) return
       // A scan may come to a key twice.
       const found = new Set<string>()
       for await (const page of scan())
-        for (const record of await Promise.all(page.map(findReadable))) {
-          if (record === undefined || found.has(record.id) || !isAskedFor(record, query)) continue
-          if (found.size >= limit) return
-          found.add(record.id)
-          yield record
+        for (let read = 0; read < page.length; read += LIST_PAGE) {
+          const records = await Promise.all(page.slice(read, read + LIST_PAGE).map(findReadable))
+          for (const record of records) {
+            if (record === undefined || found.has(record.id) || !isAskedFor(record, query)) continue
+            found.add(record.id)
+            yield record
+            if (found.size >= limit) return
+          }
         }
     },
 
@@ -231,6 +235,9 @@ function readClaim(reply: unknown): ClaimResult {
 
 /** How many keys a step of a scan looks at. */
 const SCAN_COUNT = 500
+
+/** How many records a list reads at once. Each has its body, which may be a megabyte. */
+const LIST_PAGE = 50
 
 /** What an id looks like: somebody else's keys may begin with the same prefix. */
 const RECORD_ID = /^[\w-]{43}$/

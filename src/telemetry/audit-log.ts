@@ -33,6 +33,7 @@ export type AuditEvent =
   | 'migrated'
   | 'message-duplicate'
   | 'message-dead'
+  | 'message-redriving'
   | 'message-redriven'
 
 /** One line of the audit log. What is not known, or left out on purpose, is absent. */
@@ -105,6 +106,7 @@ const MESSAGES: Readonly<Record<AuditEvent, string>> = {
   migrated: 'The tables were made, or brought up to date',
   'message-duplicate': 'A message came again, and was not processed again',
   'message-dead': 'A message was given up',
+  'message-redriving': 'An operator is about to send a dead message on its way again',
   'message-redriven': 'A dead message was sent on its way again',
 }
 

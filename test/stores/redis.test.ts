@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { Cluster, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis-5'
 import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest'
+import type { ListQuery } from '../../src/contract/store.js'
 import { redisStore } from '../../src/stores/redis.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, aToken, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
@@ -55,6 +56,39 @@ describeWith(['redis'], 'redisStore', () => {
       await step()
       expect(sent.splice(0)).toEqual(['evalsha'])
     }
+  })
+
+  it('reads a list in pages, and ends it with its limit', async () => {
+    let underWay = 0
+    let most = 0
+    let reads = 0
+    const counting = {
+      info: client.info.bind(client),
+      config: client.config.bind(client),
+      async callBuffer(command: string, args: (string | Buffer | number)[]) {
+        if (command === 'scan') return client.callBuffer(command, args)
+        reads += 1
+        underWay += 1
+        most = Math.max(most, underWay)
+        return client.callBuffer(command, args).finally(() => {
+          underWay -= 1
+        })
+      },
+    }
+    const store = redisStore(counting, { prefix: `${randomUUID()}:` })
+    const found = async (query: ListQuery): Promise<readonly string[]> => {
+      const ids: string[] = []
+      for await (const { id } of store.list?.(query) ?? []) ids.push(id)
+      return ids
+    }
+    for (let claims = 0; claims < 160; claims += 1) await store.claim(aClaim())
+    most = 0
+    expect(await found({})).toHaveLength(160)
+    expect(most).toBeGreaterThan(1)
+    expect(most).toBeLessThanOrEqual(50)
+    reads = 0
+    expect(await found({ limit: 3 })).toHaveLength(3)
+    expect(reads).toBeLessThanOrEqual(50)
   })
 
   it('gives every record a time to live', async () => {
