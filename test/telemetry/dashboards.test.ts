@@ -1,0 +1,335 @@
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
+import { INSTRUMENTS, type Instrument } from '../../src/telemetry/instruments.js'
+import { type Choice, filledIn, queriesOf, readDashboard } from '../support/grafana.js'
+import { aMeasuredBank } from '../support/measured-bank.js'
+import type { MeasuredService } from '../support/measured-service.js'
+import { aMeasuredShop } from '../support/measured-shop.js'
+import { findPromtool, type PrometheusServer, startPrometheus } from '../support/prometheus-server.js'
+import { labelsText } from '../support/sent.js'
+import { describeWith } from '../support/services.js'
+
+const { postgresUrl } = inject('services')
+const FOLDER = new URL('../../docs/dashboards/', import.meta.url)
+const RULES = fileURLToPath(new URL('alerts.yml', FOLDER))
+
+const dashboard = await readDashboard(new URL('grafana.json', FOLDER))
+const queries = queriesOf(dashboard)
+const rules = await readFile(RULES, 'utf8')
+
+/** Metrics as Prometheus names them, with their labels and what those can be. */
+const SERIES = new Map(
+  Object.values<Instrument>(INSTRUMENTS).flatMap((instrument) => {
+    const name = `oncekey_${instrument.prometheus}`
+    if (instrument.kind !== 'histogram') return [[name, instrument] as const]
+    return ['_bucket', '_count', '_sum'].map((part) => [`${name}${part}`, instrument] as const)
+  }),
+)
+
+/** What Prometheus adds to every series, and a histogram to its buckets. */
+const ADDED = ['job', 'instance', 'le']
+
+/** Every metric of some expressions, with its matchers. */
+function selectorsIn(text: string): { readonly metric: string; readonly matchers: readonly string[] }[] {
+  return [...text.matchAll(/(oncekey_\w+)(?:\{([^}]*)\})?/g)].map(([, metric = '', matchers = '']) => ({
+    metric,
+    matchers: matchers.split(/,\s*/).filter((one) => one !== ''),
+  }))
+}
+
+function assertKnown(text: string): void {
+  for (const { metric, matchers } of selectorsIn(text)) {
+    const instrument = SERIES.get(metric)
+    expect(instrument, metric).toBeDefined()
+    for (const matcher of matchers) {
+      const [, label = '', value = ''] = /^(\w+)(?:=~|!~|!=|=)"(.*)"$/.exec(matcher) ?? []
+      expect([...ADDED, ...(instrument?.labels ?? [])], `${metric}{${matcher}}`).toContain(label)
+      const known = instrument?.known?.map((labels) => labels[label])
+      if (known?.some((one) => one !== undefined) !== true || value.startsWith('$')) continue
+      for (const one of value.split('|')) expect(known, `${metric}{${matcher}}`).toContain(one)
+    }
+  }
+  const labels = new Set([...ADDED, ...[...SERIES.values()].flatMap((one) => one.labels)])
+  for (const [, by = ''] of text.matchAll(/\b(?:by|on) \(([^)]*)\)/g))
+    for (const label of by.split(/,\s*/)) expect([...labels], by).toContain(label)
+}
+
+describe('docs/dashboards/grafana.json', () => {
+  it.each(queries)('names what there is: $panel, $legend', ({ expression }) => assertKnown(expression))
+
+  it('names what there is in its variables', () => {
+    for (const { query } of dashboard.variables.slice(1)) assertKnown(query)
+  })
+
+  it('shows everything that is measured', () => {
+    const shown = new Set(
+      queries.flatMap(({ expression }) => selectorsIn(expression)).map(({ metric }) => metric),
+    )
+    const missing = Object.values<Instrument>(INSTRUMENTS).filter(
+      ({ prometheus }) =>
+        !['', '_bucket', '_count'].some((part) => shown.has(`oncekey_${prometheus}${part}`)),
+    )
+    expect(missing.map(({ prometheus }) => prometheus)).toEqual([])
+  })
+
+  it('says of each panel what it shows, in which unit, from the data source that was chosen', async () => {
+    const text = await readFile(new URL('grafana.json', FOLDER), 'utf8')
+    expect(new Set([...text.matchAll(/"uid": "(.*)"/g)].map(([, uid]) => uid))).toEqual(
+      new Set(['oncekey', `\${datasource}`]),
+    )
+    for (const { title, description, fieldConfig, targets } of dashboard.panels) {
+      expect(description?.length, title).toBeGreaterThan(20)
+      expect(fieldConfig.defaults.unit, title).toBeTypeOf('string')
+      expect(targets.length, title).toBeGreaterThan(0)
+    }
+    const titles = dashboard.panels.map(({ title }) => title)
+    const wanted = [
+      'Duplicate requests',
+      'Retries answered, by source',
+      'New keys',
+      'Failed operations, by status',
+      'Conflicts',
+      'Mismatches',
+      'Duplicate events',
+      'Redeliveries',
+      'Handler latency',
+      'Store errors',
+    ]
+    expect(titles).toEqual(expect.arrayContaining(wanted))
+  })
+})
+
+describe('docs/dashboards/alerts.yml', () => {
+  it('names what there is', () => assertKnown(rules))
+
+  it('is tested, every alert of it, by alerts.test.yml', async () => {
+    const tests = await readFile(new URL('alerts.test.yml', FOLDER), 'utf8')
+    const alerts = [...rules.matchAll(/alert: (\w+)/g)].map(([, name]) => name)
+    expect(alerts.length).toBeGreaterThan(0)
+    for (const name of alerts) expect(tests).toContain(`alertname="${name}"`)
+  })
+
+  it('is told of in the documents, every alert of it', async () => {
+    const operations = new URL('../operations.md', FOLDER)
+    const pages = [new URL('README.md', FOLDER), ...(existsSync(operations) ? [operations] : [])]
+    const alerts = [...rules.matchAll(/alert: (\w+)/g)].map(([, name = '']) => name)
+    for (const page of pages) {
+      const text = await readFile(page, 'utf8')
+      expect(alerts.filter((name) => !text.includes(name))).toEqual([])
+    }
+  })
+})
+
+describeWith(['prometheus'], 'docs/dashboards/alerts.yml, as promtool reads it', () => {
+  const promtool = (...args: string[]) =>
+    promisify(execFile)(findPromtool() ?? '', args, { cwd: fileURLToPath(FOLDER) })
+
+  it('is right, and each alert fires on what it is for and on nothing else', {
+    timeout: 120_000,
+  }, async () => {
+    expect((await promtool('check', 'rules', 'alerts.yml')).stdout).toContain('SUCCESS')
+    expect((await promtool('test', 'rules', 'alerts.test.yml')).stdout).toContain('SUCCESS')
+  })
+})
+
+const SCRAPE_EVERY_MS = 500
+
+describeWith(['prometheus', 'postgres'], 'docs/dashboards/grafana.json, of services under load', () => {
+  let services: Readonly<Record<'bank' | 'shop', MeasuredService>>
+  let prometheus: PrometheusServer
+  /** From a scrape before the load to one after it, in seconds. */
+  let measured: Readonly<Record<string, { readonly start: number; readonly end: number }>>
+
+  const jobs = () => Object.entries(services)
+
+  /** When each service was scraped first after now. */
+  async function nextScrapes(): Promise<Record<string, number>> {
+    const from = Date.now() / 1000
+    const times: Record<string, number> = {}
+    await expect
+      .poll(
+        async () => {
+          for (const { labels, value } of await prometheus.query('timestamp(oncekey_store_warnings_total)'))
+            if (value > from) times[labels.job ?? ''] ??= value
+          return Object.keys(times).length
+        },
+        { timeout: 20_000 },
+      )
+      .toBe(jobs().length)
+    return times
+  }
+
+  /** What a query says of one service from before the load until after it, exactly. */
+  const ofService = (job: string): Choice & { readonly end: number } => {
+    const { start, end } = measured[job] ?? expect.fail(job)
+    // A millisecond more, so that the first scrape is in it, whether or not the beginning of a range belongs to it.
+    const ms = Math.round((end - start) * 1000) + 1
+    return { variables: { job: [job] }, rateIntervalMs: ms, rangeMs: ms, end }
+  }
+
+  beforeAll(async () => {
+    const [bank, shop] = await Promise.all([aMeasuredBank(), aMeasuredShop(postgresUrl)])
+    services = { bank, shop }
+    prometheus = await startPrometheus({
+      targets: { bank: bank.target, shop: shop.target },
+      rules: [RULES],
+      scrapeEveryMs: SCRAPE_EVERY_MS,
+    })
+  })
+  afterAll(async () => {
+    await prometheus?.stop()
+    await Promise.all(jobs().map(([, service]) => service.close()))
+  })
+
+  it('shows the runs that are held, and those that are stuck, while they are', {
+    timeout: 60_000,
+  }, async () => {
+    const all = { rateIntervalMs: 2000, rangeMs: 60_000 }
+    const shown = async (panel: string, job: string): Promise<Record<string, number>> => {
+      const { expression } = queries.find((one) => one.panel === panel) ?? expect.fail(panel)
+      const samples = await prometheus.query(filledIn(expression, { ...all, variables: { job: [job] } }))
+      return Object.fromEntries(
+        samples.filter(({ value }) => value !== 0).map(({ labels, value }) => [labels.route ?? '', value]),
+      )
+    }
+    const PATIENT = { timeout: 20_000 }
+    for (const [job, service] of jobs()) {
+      const { live, stuck, letGo } = await service.hold()
+      await expect.poll(() => shown('Live claims', job), PATIENT).toEqual(live)
+      await expect.poll(() => shown('Stuck claims', job), PATIENT).toEqual(stuck)
+      const inAll = Object.values(stuck).reduce((sum, count) => sum + count, 0)
+      expect(await shown('Stuck claims, now', job)).toEqual(inAll === 0 ? {} : { '': inAll })
+      await letGo()
+      await expect.poll(() => shown('Live claims', job), PATIENT).toEqual({})
+      await expect.poll(() => shown('Stuck claims', job), PATIENT).toEqual({})
+    }
+  })
+
+  describe('once it is over', () => {
+    beforeAll(async () => {
+      // Every step and every route once, so that all series are there before what is counted.
+      await Promise.all(jobs().map(([, service]) => service.load(1)))
+      const starts = await nextScrapes()
+      for (const [, { sent }] of jobs()) sent.reset()
+      await Promise.all(
+        jobs().map(async ([, service]) => {
+          await service.load(5)
+          await (await service.hold()).letGo()
+        }),
+      )
+      const ends = await nextScrapes()
+      measured = Object.fromEntries(
+        jobs().map(([job]) => [job, { start: starts[job] ?? 0, end: ends[job] ?? 0 }]),
+      )
+    }, 60_000)
+
+    it.each(queries)('has data: $panel, $legend', async ({ expression }) => {
+      const { start, end } = measured.shop ?? expect.fail()
+      const graph = filledIn(expression, {
+        rateIntervalMs: 4 * SCRAPE_EVERY_MS,
+        rangeMs: Math.round((end - start) * 1000),
+      })
+      const series = await prometheus.queryRange(graph, { start, end, step: SCRAPE_EVERY_MS / 1000 })
+      const values = series.flatMap((one) => one.values).filter((value) => Number.isFinite(value))
+      expect(values.length).toBeGreaterThan(0)
+      if (expression.includes('stuck_claims')) return
+      expect(Math.max(...values)).toBeGreaterThan(0)
+    })
+
+    it.each(queries)('equals what was sent: $panel, $legend', async ({ expression }) => {
+      let nonZero = 0
+      for (const [job, { sent }] of jobs()) {
+        const { end, ...choice } = ofService(job)
+        const buckets = /(\w+)_bucket(\{[^}]*\})/.exec(expression)
+        // Of a quantile: how many values it is taken of.
+        const counting =
+          buckets === null ? expression : `sum(increase(${buckets[1]}_count${buckets[2]}[$__range]))`
+        if (counting.startsWith('count(')) {
+          expect(await prometheus.query(filledIn(counting, choice), end)).toMatchObject([{ value: 1 }])
+          nonZero += 1
+          continue
+        }
+        const wanted =
+          sent.expected(counting) ?? expect.fail(`This counts nothing that is known: ${counting}`)
+        const per = wanted.kind === 'rate' ? choice.rateIntervalMs / 1000 : 1
+        const samples = await prometheus.query(filledIn(counting, choice), end)
+        const found = new Map(samples.map(({ labels, value }) => [labelsText(labels), value * per]))
+        for (const [series, value] of found)
+          if (!Number.isNaN(value))
+            expect(value, `${job} ${series}`).toBeCloseTo(wanted.values.get(series) ?? 0, 1)
+        for (const [series, value] of wanted.values) {
+          expect(found.get(series), `${job} ${series}`).toBeCloseTo(value, 1)
+          if (value > 0) nonZero += 1
+        }
+      }
+      if (!expression.includes('stuck_claims') && !expression.includes('live_claims'))
+        expect(nonZero).toBeGreaterThan(0)
+    })
+
+    it('offers what was measured in its variables', async () => {
+      const offered: Record<string, readonly unknown[]> = {}
+      for (const { name, query } of dashboard.variables) {
+        const [, metric, label] = /^label_values\((.+), (\w+)\)$/.exec(query) ?? []
+        if (metric === undefined) continue
+        const match = filledIn(metric, { rateIntervalMs: 0, rangeMs: 0 })
+        offered[name] = (await prometheus.api(`label/${label}/values`, { 'match[]': match })) as unknown[]
+      }
+      expect(offered).toMatchObject({
+        job: ['bank', 'shop'],
+        instance: [services.bank.target, services.shop.target].toSorted(),
+        route: expect.arrayContaining(['POST /transfers', 'POST /payments', 'move', 'message billing']),
+        consumer: ['billing'],
+      })
+    })
+
+    it('narrows to a route that is chosen, whatever signs it has', async () => {
+      const { end, ...choice } = ofService('shop')
+      const { expression } = queries.find(({ panel }) => panel === 'New keys') ?? expect.fail()
+      for (const route of [['POST /payments'], ['POST /payments', 'move'], ['message (b.*']]) {
+        const variables = { ...choice.variables, route }
+        const samples = await prometheus.query(filledIn(expression, { ...choice, variables }), end)
+        const known = route.filter((one) => !one.includes('('))
+        expect(samples.map(({ labels }) => labels.route).toSorted()).toEqual(known.toSorted())
+      }
+    })
+
+    it('is watched by alerts that are evaluated, and of which the unknown outcome fires', async () => {
+      const { groups } = (await prometheus.api('rules')) as {
+        readonly groups: readonly {
+          readonly rules: readonly {
+            readonly name: string
+            readonly health: string
+            readonly state: string
+            readonly labels: { readonly severity: string }
+            readonly annotations: Readonly<Record<string, string>>
+          }[]
+        }[]
+      }
+      const alerts = groups.flatMap((group) => group.rules)
+      for (const { name, health, labels, annotations } of alerts) {
+        expect([name, health]).toEqual([name, 'ok'])
+        expect(['critical', 'warning']).toContain(labels.severity)
+        expect(annotations.summary).toBeTruthy()
+        expect(annotations.description).toBeTruthy()
+        expect(annotations.runbook_url).toBe(`docs/operations.md#${name.toLowerCase()}`)
+      }
+      const firing = alerts.filter(({ state }) => state === 'firing').map(({ name }) => name)
+      expect(firing).toEqual(
+        expect.arrayContaining([
+          'OncekeyOutcomeUnknown',
+          'OncekeyOutcomeLost',
+          'OncekeyUnprotected',
+          'OncekeyReconcileFails',
+          'OncekeyAnswersNotKept',
+          'OncekeyMessagesDead',
+          'OncekeyStoreWarning',
+        ]),
+      )
+      expect(firing).not.toContain('OncekeyNotMeasured')
+    })
+  })
+})
