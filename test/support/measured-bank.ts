@@ -21,7 +21,8 @@ const OUTCOMES: Readonly<Record<string, RequestOutcome>> = {
 
 /** The bank of the demo, over HTTP, with clients that lose answers and retry. Every answer is noted as it was received. */
 export async function aMeasuredBank(): Promise<MeasuredService> {
-  const sent = createSent()
+  const sent = createSent(() => ({ instance: target }))
+  let target = ''
   const ledger = await openLedger()
   let held: Gate = gate()
   let inside = 0
@@ -36,8 +37,9 @@ export async function aMeasuredBank(): Promise<MeasuredService> {
     },
   })
   const url = await bank.listen({ port: 0, host: '127.0.0.1' })
-  // The bank remembers an outcome at its first retry: from then on it does not ask its store.
-  const remembered = new Set<string>()
+  target = new URL(url).host
+  // While a key runs, and once an outcome is remembered, at its first retry, the bank does not ask its store.
+  const atHand = new Set<string>()
 
   function note(
     key: string,
@@ -51,11 +53,11 @@ export async function aMeasuredBank(): Promise<MeasuredService> {
       noteCompletion(sent, ROUTE, answer.status)
     }
     if (outcome === 'replay') {
-      const source = remembered.has(key) ? 'cache' : 'store'
+      const source = atHand.has(key) ? 'cache' : 'store'
       sent.add('oncekey_replays_total', { route: ROUTE, source, body: 'kept' })
     }
-    if ((outcome === 'replay' || outcome === 'mismatch') && !remembered.has(key)) steps.push('claim')
-    if (outcome === 'replay') remembered.add(key)
+    if ((outcome === 'replay' || outcome === 'mismatch') && !atHand.has(key)) steps.push('claim')
+    if (outcome === 'replay') atHand.add(key)
     for (const step of steps) sent.add('oncekey_store_call_duration_seconds_count', { step })
   }
 
@@ -107,7 +109,7 @@ export async function aMeasuredBank(): Promise<MeasuredService> {
   }
 
   return {
-    target: new URL(url).host,
+    target,
     sent,
 
     async load(size) {
@@ -132,6 +134,7 @@ export async function aMeasuredBank(): Promise<MeasuredService> {
       inside = 0
       const keys = [aKey(), aKey(), aKey()]
       const running = keys.map((key) => send(key, HELD))
+      for (const key of keys) atHand.add(key)
       while (inside < keys.length) await new Promise((resolve) => setTimeout(resolve, 5))
       for (const key of keys) {
         await send(key, HELD)
@@ -144,6 +147,7 @@ export async function aMeasuredBank(): Promise<MeasuredService> {
         async letGo() {
           held.open()
           await Promise.all(running)
+          for (const key of keys) atHand.delete(key)
         },
       }
     },

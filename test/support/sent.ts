@@ -35,8 +35,12 @@ const COUNT =
   /^sum(?: by \((?<by>[\w, ]+)\))? ?\((?:(?<change>rate|increase)\()?(?<metric>\w+)\{(?<matchers>[^}]*)\}(?:\[\$\w+\]\))?\)(?: or vector\(0\))?$/
 const SHARE = /^(?<part>.+\)) \/ (?:on \((?<on>\w+)\) group_left \(\) )?(?<whole>sum.+)$/
 
-/** Begins an empty account. */
-export function createSent(): Sent {
+/**
+ * Begins an empty account.
+ *
+ * @param everywhere labels that everything has.
+ */
+export function createSent(everywhere: () => Readonly<Record<string, string>> = () => ({})): Sent {
   let all: Counted[] = []
 
   function counted(expression: string): Expected | undefined {
@@ -44,7 +48,8 @@ export function createSent(): Sent {
     if (metric === '') return undefined
     const names = by.split(', ').filter((name) => name !== '')
     const values = new Map<string, number>()
-    for (const { metric: name, labels, by: count } of all) {
+    for (const { metric: name, labels: own, by: count } of all) {
+      const labels = { ...own, ...everywhere() }
       if (name !== metric || !matches(labels, matchers)) continue
       const series = labelsText(Object.fromEntries(names.map((label) => [label, labels[label] ?? ''])))
       values.set(series, (values.get(series) ?? 0) + count)
