@@ -3,6 +3,8 @@ export interface Sent {
   add(metric: string, labels?: Readonly<Record<string, string>>, by?: number): void
   /** Forgets everything: what comes from now on is counted. */
   reset(): void
+  /** How much was sent of a metric, with one of the values of each label. */
+  total(metric: string, where?: Readonly<Record<string, readonly string[]>>): number
   /**
    * What an expression of the dashboard should come to, by the labels of its series. For counts, and for shares of them;
    * `undefined` for anything else. Series that are not in it should be 0.
@@ -64,6 +66,14 @@ export function createSent(everywhere: () => Readonly<Record<string, string>> = 
     reset() {
       all = []
     },
+    total: (metric, where = {}) =>
+      all
+        .filter(
+          (one) =>
+            one.metric === metric &&
+            Object.entries(where).every(([label, values]) => values.includes(one.labels[label] ?? '')),
+        )
+        .reduce((sum, { by }) => sum + by, 0),
     expected(expression) {
       const { part, on, whole } = SHARE.exec(expression)?.groups ?? {}
       if (part === undefined || whole === undefined) return counted(expression)
