@@ -38,6 +38,12 @@ export async function aMeasuredBank(): Promise<MeasuredService> {
   })
   const url = await bank.listen({ port: 0, host: '127.0.0.1' })
   target = new URL(url).host
+  // It sweeps its store when its time has come.
+  bank.idempotency.on((event) => {
+    if (event.type === 'store-call' && event.step === 'sweep')
+      sent.add('oncekey_store_call_duration_seconds_count', { step: 'sweep' })
+    if (event.type === 'swept') sent.add('oncekey_swept_records_total', {}, event.removed)
+  })
   // While a key runs, and once an outcome is remembered, at its first retry, the bank does not ask its store.
   const atHand = new Set<string>()
 

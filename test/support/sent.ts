@@ -1,9 +1,14 @@
 /** What a load generator has sent and seen, under the names and labels that it should be measured by. */
 export interface Sent {
+  /** Notes something that happens now. */
   add(metric: string, labels?: Readonly<Record<string, string>>, by?: number): void
-  /** Forgets everything: what comes from now on is counted. */
-  reset(): void
-  /** How much was sent of a metric, with one of the values of each label. */
+  /** What happened between two times, in seconds. */
+  during(time: { readonly start: number; readonly end: number }): SentMeanwhile
+}
+
+/** What was sent in some time. */
+export interface SentMeanwhile {
+  /** How much of a metric, with one of the values of each label. */
   total(metric: string, where?: Readonly<Record<string, readonly string[]>>): number
   /**
    * What an expression of the dashboard should come to, by the labels of its series. For counts, and for shares of them;
@@ -30,7 +35,7 @@ export function labelsText(labels: Readonly<Record<string, string>>): string {
 interface Counted {
   readonly metric: string
   readonly labels: Readonly<Record<string, string>>
-  by: number
+  readonly by: number
 }
 
 const COUNT =
@@ -43,15 +48,27 @@ const SHARE = /^(?<part>.+\)) \/ (?:on \((?<on>\w+)\) group_left \(\) )?(?<whole
  * @param everywhere labels that everything has.
  */
 export function createSent(everywhere: () => Readonly<Record<string, string>> = () => ({})): Sent {
-  let all: Counted[] = []
+  const all: (Counted & { readonly at: number })[] = []
+  return {
+    add(metric, labels = {}, by = 1) {
+      all.push({ metric, labels, by, at: Date.now() / 1000 })
+    },
+    during: ({ start, end }) =>
+      meanwhile(
+        all
+          .filter(({ at }) => at > start && at < end)
+          .map((one) => ({ ...one, labels: { ...one.labels, ...everywhere() } })),
+      ),
+  }
+}
 
+function meanwhile(all: readonly Counted[]): SentMeanwhile {
   function counted(expression: string): Expected | undefined {
     const { by = '', change, metric = '', matchers = '' } = COUNT.exec(expression)?.groups ?? {}
     if (metric === '') return undefined
     const names = by.split(', ').filter((name) => name !== '')
     const values = new Map<string, number>()
-    for (const { metric: name, labels: own, by: count } of all) {
-      const labels = { ...own, ...everywhere() }
+    for (const { metric: name, labels, by: count } of all) {
       if (name !== metric || !matches(labels, matchers)) continue
       const series = labelsText(Object.fromEntries(names.map((label) => [label, labels[label] ?? ''])))
       values.set(series, (values.get(series) ?? 0) + count)
@@ -60,12 +77,6 @@ export function createSent(everywhere: () => Readonly<Record<string, string>> = 
   }
 
   return {
-    add(metric, labels = {}, by = 1) {
-      all.push({ metric, labels, by })
-    },
-    reset() {
-      all = []
-    },
     total: (metric, where = {}) =>
       all
         .filter(
@@ -74,6 +85,7 @@ export function createSent(everywhere: () => Readonly<Record<string, string>> = 
             Object.entries(where).every(([label, values]) => values.includes(one.labels[label] ?? '')),
         )
         .reduce((sum, { by }) => sum + by, 0),
+
     expected(expression) {
       const { part, on, whole } = SHARE.exec(expression)?.groups ?? {}
       if (part === undefined || whole === undefined) return counted(expression)
@@ -81,8 +93,8 @@ export function createSent(everywhere: () => Readonly<Record<string, string>> = 
       if (parts === undefined || wholes === undefined) return undefined
       const values = new Map<string, number>()
       for (const [series, count] of parts.values) {
-        const key =
-          on === undefined ? series : (series.split(',').find((label) => label.startsWith(`${on}=`)) ?? '')
+        const labels = series.split(',')
+        const key = on === undefined ? series : (labels.find((label) => label.startsWith(`${on}=`)) ?? '')
         values.set(series, count / (wholes.values.get(key) ?? 0))
       }
       return { kind: 'share', values }

@@ -226,11 +226,11 @@ describeWith(['prometheus', 'postgres'], 'docs/dashboards/grafana.json, of servi
   }
 
   /** What a query says of one service from before the load until after it, exactly. */
-  const ofService = (job: string): Choice & { readonly end: number } => {
+  const ofService = (job: string): Choice & { readonly start: number; readonly end: number } => {
     const { start, end } = measured[job] ?? expect.fail(job)
     // A millisecond more, so that the first scrape is in it, whether or not the beginning of a range belongs to it.
     const ms = Math.round((end - start) * 1000) + 1
-    return { variables: { job: [job] }, rateIntervalMs: ms, rangeMs: ms, end }
+    return { variables: { job: [job] }, rateIntervalMs: ms, rangeMs: ms, start, end }
   }
 
   beforeAll(async () => {
@@ -276,7 +276,6 @@ describeWith(['prometheus', 'postgres'], 'docs/dashboards/grafana.json, of servi
       // Every step and every route once, so that all series are there before what is counted.
       await Promise.all(jobs().map(([, service]) => service.load(1)))
       const starts = await nextScrapes()
-      for (const [, { sent }] of jobs()) sent.reset()
       await Promise.all(
         jobs().map(async ([, service]) => {
           await service.load(5)
@@ -306,8 +305,9 @@ describeWith(['prometheus', 'postgres'], 'docs/dashboards/grafana.json, of servi
       const counts = COUNTS[panel] ?? COUNTS[`${panel}: ${legend.split(' ')[0]}`]
       expect(counts === undefined).toBe(COUNT_NOTHING.includes(panel))
       let nonZero = 0
-      for (const [job, { sent }] of jobs()) {
-        const { end, ...choice } = ofService(job)
+      for (const [job, service] of jobs()) {
+        const { start, end, ...choice } = ofService(job)
+        const sent = service.sent.during({ start, end })
         const buckets = /(\w+)_bucket(\{[^}]*\})/.exec(expression)
         // Of a quantile: how many values it is taken of.
         const counting =
