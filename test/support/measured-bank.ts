@@ -28,20 +28,22 @@ export async function aMeasuredBank(): Promise<MeasuredService> {
   let inside = 0
   const bank = await buildBank({
     ...ledger,
-    async transfer(order) {
-      if (order.amount === BROKEN) throw new Error('The ledger is broken')
-      if (order.amount !== HELD) return ledger.transfer(order)
-      inside += 1
-      await held.opened
-      return ledger.transfer(order)
+    async transfer(...given: Parameters<typeof ledger.transfer>) {
+      const [{ amount }] = given
+      if (amount === BROKEN) throw new Error('The ledger is broken')
+      if (amount === HELD) {
+        inside += 1
+        await held.opened
+      }
+      return ledger.transfer(...given)
     },
   })
   const url = await bank.listen({ port: 0, host: '127.0.0.1' })
   target = new URL(url).host
-  // It sweeps its store when its time has come.
+  // It sweeps and renews when the time for it has come.
   bank.idempotency.on((event) => {
-    if (event.type === 'store-call' && event.step === 'sweep')
-      sent.add('oncekey_store_call_duration_seconds_count', { step: 'sweep' })
+    if (event.type === 'store-call' && (event.step === 'sweep' || event.step === 'renew'))
+      sent.add('oncekey_store_call_duration_seconds_count', { step: event.step })
     if (event.type === 'swept') sent.add('oncekey_swept_records_total', {}, event.removed)
   })
   // While a key runs, and once an outcome is remembered, at its first retry, the bank does not ask its store.
