@@ -41,6 +41,7 @@ export type MessageEvent =
       readonly type: 'message-failed'
       readonly error: unknown
       readonly attempt: number
+      readonly redelivered: boolean
       readonly durationMs: number
     })
   /** A message was given up. */

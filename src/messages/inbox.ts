@@ -260,7 +260,7 @@ export function createInbox(options: InboxOptions<never>): TransactionalInbox<un
       return result
     } catch (error) {
       const durationMs = performance.now() - startedAt
-      events.emit({ type: 'message-failed', message, error, attempt: reached, durationMs })
+      events.emit({ type: 'message-failed', message, error, attempt: reached, redelivered, durationMs })
       throw error
     }
   }

@@ -1,3 +1,4 @@
+import type { IdempotencyEvent, StoreStep } from '../core/events.js'
 import { MESSAGE_INSTRUMENTS } from './message-instruments.js'
 
 /** One thing that is measured, under its names in both worlds. */
@@ -12,6 +13,8 @@ export interface Instrument {
   readonly help: string
   /** All have few values: a route, an outcome, a step. Never a key or a scope. */
   readonly labels: readonly string[]
+  /** What the labels can be that say what became of something: those series are there before it happens. */
+  readonly known?: readonly Readonly<Record<string, string>>[]
   /** What a histogram of seconds is cut into. */
   readonly buckets?: readonly number[]
 }
@@ -19,6 +22,46 @@ export interface Instrument {
 const STORE_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
 const RUN_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300]
 const AGE_BUCKETS = [0.1, 1, 5, 15, 60, 300, 1800, 3600, 21_600, 86_400, 604_800]
+
+const OUTCOMES = [
+  'run',
+  'replay',
+  'in-progress',
+  'mismatch',
+  'unknown',
+  'unprotected',
+  'refused',
+] as const satisfies readonly ('run' | 'replay' | IdempotencyEvent['type'])[]
+
+const TROUBLES = [
+  'claim-lost',
+  'outcome-lost',
+  'max-run',
+  'renewal-failed',
+  'save-failed',
+  'save-abandoned',
+  'body-not-kept',
+  'claim-abandoned',
+  'release-failed',
+  'commit-undecided',
+] as const satisfies readonly IdempotencyEvent['type'][]
+
+const STEPS = [
+  'claim',
+  'renew',
+  'complete',
+  'release',
+  'find',
+  'settle',
+  'sweep',
+  'check',
+  'begin',
+  'commit',
+  'rollback',
+  'note',
+  'redrive',
+  'forget',
+] as const satisfies readonly StoreStep[]
 
 /** Everything that is measured of an engine, and of an inbox. */
 export const INSTRUMENTS = {
@@ -29,6 +72,7 @@ export const INSTRUMENTS = {
     unit: '{request}',
     help: 'Requests and calls with a key, by what became of them.',
     labels: ['route', 'outcome'],
+    known: OUTCOMES.map((outcome) => ({ outcome })),
   },
   claims: {
     kind: 'counter',
@@ -53,6 +97,12 @@ export const INSTRUMENTS = {
     unit: '{request}',
     help: 'Retries that found a kept outcome, by where it was found and whether its body was kept.',
     labels: ['route', 'source', 'body'],
+    known: [
+      { source: 'store', body: 'kept' },
+      { source: 'store', body: 'not-kept' },
+      { source: 'cache', body: 'kept' },
+      { source: 'cache', body: 'not-kept' },
+    ],
   },
   replayAge: {
     kind: 'histogram',
@@ -70,6 +120,13 @@ export const INSTRUMENTS = {
     unit: '{operation}',
     help: 'Outcomes that were kept, by result and by the class of the HTTP status.',
     labels: ['route', 'result', 'status'],
+    known: [
+      { result: 'succeeded', status: '2xx' },
+      { result: 'failed', status: '4xx' },
+      { result: 'failed', status: '5xx' },
+      { result: 'succeeded', status: 'none' },
+      { result: 'failed', status: 'none' },
+    ],
   },
   releases: {
     kind: 'counter',
@@ -120,6 +177,7 @@ export const INSTRUMENTS = {
     unit: '{question}',
     help: 'What onUnknown answered when it was asked about an unknown operation.',
     labels: ['route', 'answer'],
+    known: [{ answer: 'outcome' }, { answer: 'rerun' }, { answer: 'reject' }, { answer: 'failed' }],
   },
   troubles: {
     kind: 'counter',
@@ -128,6 +186,7 @@ export const INSTRUMENTS = {
     unit: '{event}',
     help: 'What went wrong with a claim or its outcome, by the name of the event.',
     labels: ['route', 'kind'],
+    known: TROUBLES.map((kind) => ({ kind })),
   },
   rollbacks: {
     kind: 'counter',
@@ -136,6 +195,7 @@ export const INSTRUMENTS = {
     unit: '{transaction}',
     help: 'Transactions that were rolled back.',
     labels: ['route', 'why'],
+    known: [{ why: 'failed' }, { why: 'asked' }, { why: 'lost' }],
   },
   repeats: {
     kind: 'counter',
@@ -161,6 +221,7 @@ export const INSTRUMENTS = {
     unit: '{call}',
     help: 'Calls of the store that failed or got no answer in time.',
     labels: ['step'],
+    known: STEPS.map((step) => ({ step })),
   },
   storeWarnings: {
     kind: 'counter',

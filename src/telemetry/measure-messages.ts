@@ -1,14 +1,37 @@
 import type { MessageEvent } from '../messages/inbox-events.js'
 import type { Recorder } from './instruments.js'
+import { beginSeries } from './known-series.js'
 import { limited } from './label-limit.js'
 
-/** Makes a listener that measures an inbox. At most `maxSources` topics or queues are told apart. */
-export function measureMessages(recorder: Recorder, maxSources: number): (event: MessageEvent) => void {
+/** How the messages of an inbox are told apart. */
+interface MessageLabels {
+  /** At most so many topics or queues, and so many consumers. */
+  readonly maxSources: number
+  /** Whose messages they are, where that is known beforehand. */
+  readonly consumer: string | undefined
+  /** What is there from the start. */
+  readonly sources: readonly string[]
+}
+
+/** Makes a listener that measures an inbox. */
+export function measureMessages(
+  recorder: Recorder,
+  { maxSources, consumer: known, sources }: MessageLabels,
+): (event: MessageEvent) => void {
   const sourceOf = limited(maxSources)
   const consumerOf = limited(maxSources)
+  const begun = new Set<string>()
+  const labelsOf = (consumer: string, source: string) => {
+    const labels = { consumer: consumerOf(consumer), source: sourceOf(source) }
+    const pair = `${labels.consumer}\n${labels.source}`
+    if (!begun.has(pair)) beginSeries(recorder, labels)
+    begun.add(pair)
+    return labels
+  }
+  if (known !== undefined) for (const source of sources) labelsOf(known, source)
   return (event) => {
     const { consumer, source } = event.type === 'message-refused' ? event : event.message
-    const labels = { consumer: consumerOf(consumer), source: sourceOf(source) }
+    const labels = labelsOf(consumer, source)
     switch (event.type) {
       case 'message':
         recorder.add('messages', { ...labels, result: event.result })
@@ -17,6 +40,7 @@ export function measureMessages(recorder: Recorder, maxSources: number): (event:
         return
       case 'message-failed':
         recorder.add('messageFailures', labels)
+        if (event.redelivered) recorder.add('messagesRedelivered', labels)
         recorder.observe('messageDuration', labels, event.durationMs / 1000)
         return
       case 'message-dead':

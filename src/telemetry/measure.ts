@@ -4,6 +4,7 @@ import { fn, wholeNumber } from '../core/parse-options.js'
 import type { MessageEvent } from '../messages/inbox-events.js'
 import type { ObservedEvent } from './event-source.js'
 import type { Recorder } from './instruments.js'
+import { beginSeries, beginStoreSeries } from './known-series.js'
 import { limited } from './label-limit.js'
 import { measureMessages } from './measure-messages.js'
 
@@ -14,6 +15,11 @@ export interface LabelOptions {
    * there the route holds what the client sent, `POST /tenants/17/orders`.
    */
   readonly route?: (route: string) => string
+  /**
+   * Routes that are there from the start, with 0 of everything, under the names that the label `route` gives them.
+   * Others are there from their first event on, and how much they rise by at that one, `rate()` does not see.
+   */
+  readonly routes?: readonly string[]
   /**
    * How many routes are told apart. Those that come later are `other`.
    *
@@ -26,13 +32,17 @@ export interface LabelOptions {
    * @default 100
    */
   readonly maxSources?: number
+  /** Topics or queues of an inbox that are there from the start, as `routes` are. */
+  readonly sources?: readonly string[]
 }
 
 /** What `LabelOptions` must be. */
 export const labelShape = {
   route: fn<(route: string) => string>('a function of a route').optional(),
+  routes: z.array(z.string('must be the name of a route')).optional(),
   maxRoutes: wholeNumber(0).optional(),
   maxSources: wholeNumber(0).optional(),
+  sources: z.array(z.string('must be the name of a topic or queue')).optional(),
 }
 
 /** What has a method of that name. */
@@ -50,15 +60,22 @@ export interface Measurement {
   end(): void
 }
 
-/** Turns what an engine or an inbox reports into measurements. Prometheus and OpenTelemetry differ in the recorder only. */
-export function measure(recorder: Recorder, options: LabelOptions = {}): Measurement {
-  const { route: named = (route: string) => route, maxRoutes = 200, maxSources = 100 } = options
-  const known = limited(maxRoutes)
+/**
+ * Turns what an engine or an inbox reports into measurements. Prometheus and OpenTelemetry differ in the recorder only.
+ *
+ * @param consumer that of the inbox, where it is one.
+ */
+export function measure(recorder: Recorder, options: LabelOptions = {}, consumer?: string): Measurement {
+  const { route: named = (route: string) => route, routes = [], maxRoutes = 200 } = options
+  const { maxSources = 100, sources = [] } = options
+  const known = limited(maxRoutes, (route) => beginSeries(recorder, { route }))
   const live = claimGauge(recorder, 'liveClaims')
   const stuck = claimGauge(recorder, 'stuckClaims')
-  const messages = measureMessages(recorder, maxSources)
+  const messages = measureMessages(recorder, { maxSources, consumer, sources })
   // An event is told at each look of a waiting request, with the time since its first.
   const waits = new WeakMap<EventSubject, number>()
+  beginStoreSeries(recorder)
+  for (const route of routes) known(route)
 
   function ended(subject: EventSubject, route: string, outcome: string): void {
     recorder.add('requests', { route, outcome })

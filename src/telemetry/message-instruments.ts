@@ -11,6 +11,7 @@ export const MESSAGE_INSTRUMENTS = {
     unit: '{message}',
     help: 'Deliveries of messages, by what became of them.',
     labels: ['consumer', 'source', 'result'],
+    known: [{ result: 'processed' }, { result: 'duplicate' }, { result: 'in-progress' }, { result: 'dead' }],
   },
   messagesRedelivered: {
     kind: 'counter',

@@ -50,7 +50,7 @@ export function instrument(
   const ends: (() => void)[] = []
   const listen = (listener: (event: ObservedEvent) => void): void => void ends.push(source.on(listener))
   if (meter !== false) {
-    const { listener, end } = measure(recorderOf(meter), options)
+    const { listener, end } = measure(recorderOf(meter), options, source.consumer)
     listen(listener)
     ends.push(end)
   }

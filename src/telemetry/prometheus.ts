@@ -73,7 +73,7 @@ export function collectMetrics(source: EventSource, options: PrometheusOptions =
   }
   const { metrics } = used
   used.users += 1
-  const { listener, end } = measure(recorderOf(metrics), options)
+  const { listener, end } = measure(recorderOf(metrics), options, source.consumer)
   const unsubscribe = source.on(listener)
   let hasEnded = false
   return () => {

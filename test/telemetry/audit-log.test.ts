@@ -227,7 +227,14 @@ describe('auditLog, of an inbox', () => {
     const delivered = { type: 'message', message, attempt: 1, redelivered: false, durationMs: 3 } as const
     tell({ ...delivered, result: 'processed' })
     tell({ ...delivered, result: 'duplicate' })
-    tell({ type: 'message-failed', message, attempt: 1, error: new Error('no'), durationMs: 3 })
+    tell({
+      type: 'message-failed',
+      message,
+      attempt: 1,
+      redelivered: false,
+      error: new Error('no'),
+      durationMs: 3,
+    })
     tell({ type: 'message-dead', message, attempts: 3, error: new TypeError('order-17 is not payable') })
     tell({ type: 'message-redriven', message })
     const common = {

@@ -3,6 +3,7 @@ import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-ho
 import {
   AggregationTemporality,
   type DataPoint,
+  DataPointType,
   InMemoryMetricExporter,
   MeterProvider,
   PeriodicExportingMetricReader,
@@ -240,18 +241,19 @@ describe('the instruments', () => {
   })
   afterEach(() => provider.shutdown())
 
-  /** All values of an instrument, by their attributes; of a histogram, how many it has. */
+  /** All values of an instrument but counters that are at 0, by their attributes; of a histogram, how many it has. */
   async function values(name: string): Promise<Record<string, number>> {
     metricExporter.reset()
     await provider.forceFlush()
     const all = metricExporter
       .getMetrics()
       .flatMap((one) => one.scopeMetrics.flatMap(({ metrics }) => metrics))
-    const points = (all.find(({ descriptor }) => descriptor.name === name)?.dataPoints ?? []) as DataPoint<
-      number | { readonly count: number }
-    >[]
+    const found = all.find(({ descriptor }) => descriptor.name === name)
+    const isCounter = found?.dataPointType === DataPointType.SUM && found.isMonotonic
+    const points = (found?.dataPoints ?? []) as DataPoint<number | { readonly count: number }>[]
+    const counted = points.filter(({ value }) => !isCounter || value !== 0)
     return Object.fromEntries(
-      points.map(({ attributes, value }) => [
+      counted.map(({ attributes, value }) => [
         Object.entries(attributes)
           .map(([label, said]) => `${label}=${said}`)
           .join(','),

@@ -4,6 +4,7 @@ import { createEngine } from '../../src/core/engine.js'
 import { createEvents, type IdempotencyEvent } from '../../src/core/events.js'
 import { DEFAULT_POLICY } from '../../src/core/policy.js'
 import { createIdempotency } from '../../src/index.js'
+import { createInbox } from '../../src/messages/inbox.js'
 import { memoryStore } from '../../src/stores/memory.js'
 import { collectMetrics, type MessageEvent, type PrometheusOptions } from '../../src/telemetry/prometheus.js'
 import { aKey, anExpress, closeExpressApps } from '../support/express-app.js'
@@ -13,7 +14,7 @@ import { aTelemetryWorld, type TelemetryWorld } from '../support/telemetry-world
 
 const PATIENT = { timeout: 20_000 }
 
-/** All values of a metric, by their labels: `route=POST /payments,outcome=run`. */
+/** All values of a metric but counters that are at 0, by their labels: `route=POST /payments,outcome=run`. */
 async function values(register: Registry, name: string): Promise<Record<string, number>> {
   const metric = (await register.getMetricsAsJSON()).find((one) => one.name === name)
   if (metric === undefined) throw new Error(`There is no metric ${name}`)
@@ -22,6 +23,7 @@ async function values(register: Registry, name: string): Promise<Record<string, 
       const full = (value as { metricName?: string }).metricName ?? name
       // Of a histogram, how many values it has.
       if (full !== name && full !== `${name}_count`) return []
+      if (name.endsWith('_total') && value.value === 0) return []
       const labels = Object.entries(value.labels).map(([label, said]) => `${label}=${said}`)
       return [[labels.join(','), value.value] as const]
     }),
@@ -132,6 +134,28 @@ describe('collectMetrics, of a Fastify application', () => {
     })
   })
 
+  it('has each series of a route at 0 once the route was met, before its event comes', async () => {
+    await world.pay(aKey())
+    const shown = await register.metrics()
+    for (const line of [
+      'requests_total{route="POST /payments",outcome="unknown"} 0',
+      'requests_total{route="POST /payments",outcome="refused"} 0',
+      'take_overs_total{route="POST /payments"} 0',
+      'replays_total{route="POST /payments",source="cache",body="not-kept"} 0',
+      'completions_total{route="POST /payments",result="failed",status="5xx"} 0',
+      'releases_total{route="POST /payments"} 0',
+      'troubles_total{route="POST /payments",kind="save-abandoned"} 0',
+      'rollbacks_total{route="POST /payments",why="lost"} 0',
+      'reconciliations_total{route="POST /payments",answer="failed"} 0',
+      'transaction_repeats_total{route="POST /payments"} 0',
+      'stuck_claims{route="POST /payments"} 0',
+      'store_errors_total{step="complete"} 0',
+    ])
+      expect(shown).toContain(`oncekey_${line}\n`)
+    expect(shown).not.toContain('status="none"')
+    expect(shown).not.toContain('result="succeeded",status="5xx"')
+  })
+
   it('shows neither a key nor a scope', async () => {
     const key = aKey()
     await world.pay(key)
@@ -233,7 +257,7 @@ describe('collectMetrics, of an engine', () => {
     collectMetrics(once, { register })
     open()
     await running
-    expect(await values(register, 'oncekey_live_claims')).toEqual({})
+    expect(await values(register, 'oncekey_live_claims')).toEqual({ 'route=run': 0 })
     expect(await values(register, 'oncekey_completions_total')).toEqual({
       'route=run,result=succeeded,status=none': 1,
     })
@@ -299,7 +323,38 @@ describe('collectMetrics, of an engine', () => {
     await once.close()
   })
 
+  it('has the routes that it is told of at 0 from the start, and the errors of the store', async () => {
+    const { register, end } = watched({ routes: ['pay', 'POST /payments'] })
+    const shown = await register.metrics()
+    for (const line of [
+      'requests_total{route="pay",outcome="run"} 0',
+      'requests_total{route="POST /payments",outcome="unknown"} 0',
+      'completions_total{route="pay",result="failed",status="none"} 0',
+      'completions_total{route="POST /payments",result="failed",status="4xx"} 0',
+      'live_claims{route="pay"} 0',
+      'store_errors_total{step="claim"} 0',
+      'swept_records_total 0',
+    ])
+      expect(shown).toContain(`oncekey_${line}\n`)
+    expect(shown).not.toContain('route="pay",result="failed",status="4xx"')
+    expect(shown).not.toContain('route="POST /payments",result="failed",status="none"')
+    end()
+  })
+
+  it('counts routes past the limit from 0 as well', async () => {
+    const { register, once, end } = watched({ maxRoutes: 1 })
+    for (const name of ['pay', 'order', 'refund'])
+      await once.run({ scope: 'acme', key: aKey(), name }, () => 1)
+    const shown = await register.metrics()
+    expect(shown).toContain('oncekey_claims_total{route="other"} 2\n')
+    expect(shown).toContain('oncekey_requests_total{route="other",outcome="unknown"} 0\n')
+    end()
+    await once.close()
+  })
+
   it.each([
+    [{ routes: 'POST /payments' }, '"routes"'],
+    [{ sources: [1] }, '"sources.0"'],
     [{ maxRoutes: Number.NaN }, '"maxRoutes"'],
     [{ maxSources: -1 }, '"maxSources"'],
     [{ prefix: 'my bank ' }, '"prefix"'],
@@ -335,6 +390,7 @@ describe('collectMetrics, of an inbox', () => {
       type: 'message-failed',
       message: about('refunds'),
       attempt: 1,
+      redelivered: true,
       error: new Error('no'),
       durationMs: 5,
     })
@@ -350,7 +406,10 @@ describe('collectMetrics, of an inbox', () => {
       [`${labels('orders')},result=in-progress`]: 1,
       [`${labels('other')},result=processed`]: 10,
     })
-    expect(await values(register, 'oncekey_messages_redelivered_total')).toEqual({ [labels('orders')]: 2 })
+    expect(await values(register, 'oncekey_messages_redelivered_total')).toEqual({
+      [labels('orders')]: 2,
+      [labels('refunds')]: 1,
+    })
     expect(await values(register, 'oncekey_message_failures_total')).toEqual({ [labels('refunds')]: 1 })
     expect(await values(register, 'oncekey_messages_dead_total')).toEqual({ [labels('refunds')]: 1 })
     expect(await values(register, 'oncekey_messages_redriven_total')).toEqual({ [labels('refunds')]: 1 })
@@ -362,6 +421,34 @@ describe('collectMetrics, of an inbox', () => {
     expect(await register.metrics()).not.toContain('order-17')
     end()
     expect(listeners.size).toBe(0)
+  })
+})
+
+describe('collectMetrics, of a real inbox', () => {
+  it('has the topics that it is told of at 0, and counts a redelivery that fails as one', async () => {
+    const inbox = createInbox({ store: memoryStore(), consumer: 'billing', sweep: false })
+    const register = new Registry()
+    const end = collectMetrics(inbox, { register, sources: ['orders'] })
+    const labels = 'consumer="billing",source="orders"'
+    const shown = await register.metrics()
+    for (const line of [
+      `messages_total{${labels},result="dead"} 0`,
+      `messages_redelivered_total{${labels}} 0`,
+      `message_failures_total{${labels}} 0`,
+      `messages_dead_total{${labels}} 0`,
+      `messages_redriven_total{${labels}} 0`,
+    ])
+      expect(shown).toContain(`oncekey_${line}\n`)
+    const message = { source: 'orders', key: aKey() }
+    const fails = () => Promise.reject(new Error('no such account'))
+    await expect(inbox.processOnce(message, fails)).rejects.toThrow('no such account')
+    await expect(inbox.processOnce({ ...message, deliveryCount: 2 }, fails)).rejects.toThrow()
+    expect(await inbox.processOnce({ ...message, deliveryCount: 3 }, () => {})).toBe('processed')
+    const of = 'consumer=billing,source=orders'
+    expect(await values(register, 'oncekey_message_failures_total')).toEqual({ [of]: 2 })
+    expect(await values(register, 'oncekey_messages_redelivered_total')).toEqual({ [of]: 2 })
+    end()
+    await inbox.close()
   })
 })
 
