@@ -4,6 +4,7 @@ import { startRedisServer } from '../support/redis-server.js'
 import { BODY, measureRate, median, ROUNDS, SECONDS, startServer } from './measure.js'
 import { benchMessages } from './messages.js'
 import type { BenchServerOptions } from './server.js'
+import { benchSizes } from './sizes.js'
 import { benchTransactions } from './transactions.js'
 
 type Variant = BenchServerOptions['variant']
@@ -91,7 +92,7 @@ function report(perSecond: ReadonlyMap<string, readonly number[]>): void {
   }
 }
 
-const PARTS = { requests: bench, transactions: benchTransactions, messages: benchMessages }
+const PARTS = { requests: bench, transactions: benchTransactions, messages: benchMessages, sizes: benchSizes }
 
 // `npm run bench -- messages` measures one part alone.
 const asked = process.argv.slice(2)
