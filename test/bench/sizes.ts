@@ -72,6 +72,12 @@ async function inPostgres(pool: Pool, size: number): Promise<readonly [all: numb
     'select pg_total_relation_size($1::regclass) as total, pg_indexes_size($1::regclass) as indexes',
     [table],
   )
+  await pool.query(`update ${table} set expires_at = now(), expiry_bucket = 0`)
+  const startedAt = performance.now()
+  const swept = (await store.sweep?.()) ?? 0
+  console.error(
+    `body ${size}: ${Math.round(swept / ((performance.now() - startedAt) / 1000))} rows swept a second`,
+  )
   return [Number(rows[0].total), Number(rows[0].indexes)]
 }
 

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
-import { Redis } from 'ioredis'
+import { Cluster, Redis } from 'ioredis'
 import { Pool } from 'pg'
-import { afterAll, beforeAll, expect, inject, it, onTestFinished } from 'vitest'
+import { afterAll, beforeAll, expect, inject, it, onTestFinished, vi } from 'vitest'
 import { createInbox, highWatermark } from '../../src/messages/inbox.js'
 import { type PostgresStore, postgresStore } from '../../src/stores/postgres.js'
 import { redisStore } from '../../src/stores/redis.js'
@@ -10,6 +10,7 @@ import { aClaim, anOutcome, HOUR, lapsed } from '../../src/testing/store-fixture
 import { transactionContract } from '../../src/testing/transaction-contract.js'
 import { docBlock } from '../support/doc-blocks.js'
 import { aMessage, INBOX_CASES } from '../support/inbox-cases.js'
+import { startRedisServer } from '../support/redis-server.js'
 import { describeWith } from '../support/services.js'
 
 const PAGE = 'docs/security.md'
@@ -88,6 +89,23 @@ describeWith(['postgres'], 'the rights that docs/security.md gives in Postgres',
         ),
       ).rejects.toThrow(/permission denied|must be owner/)
     await expect(app.query(`delete from ${schema}.oncekey_migrations`)).rejects.toThrow('permission denied')
+  })
+
+  it('let an operator look with "select" alone', async () => {
+    const claim = aClaim()
+    await postgresStore(app, { schema }).claim(claim)
+    const privileges = 'insert, update, delete on oncekey.oncekey_records'
+    await owner.query(named(`revoke ${privileges} from oncekey_app`))
+    onTestFinished(async () => {
+      await owner.query(grants)
+    })
+    const store = postgresStore(app, { schema })
+    await store.check?.()
+    expect((await store.find(claim.id))?.status).toBe('running')
+    const listed: string[] = []
+    for await (const { id } of store.list?.({ status: 'running' }) ?? []) listed.push(id)
+    expect(listed).toContain(claim.id)
+    await expect(store.settle(claim.id, 'release', HOUR)).rejects.toThrow('permission denied')
   })
 
   const rights = [...grants.matchAll(/^grant ([\w, ]+) on ([\w., ]+) to/gm)].flatMap(
@@ -178,5 +196,30 @@ describeWith(['redis'], 'the rights that docs/security.md gives in Redis', () =>
     )
     await expect(client.flushall()).rejects.toThrow('NOPERM')
     client.disconnect()
+  })
+
+  it('are enough in a cluster, with what its clients ask', { timeout: 60_000 }, async () => {
+    const node = await startRedisServer({
+      args: ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1'],
+    })
+    onTestFinished(() => node.stop())
+    const nodeAdmin = new Redis(node.url)
+    await nodeAdmin.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
+    await vi.waitFor(
+      async () => expect(await nodeAdmin.cluster('INFO')).toContain('cluster_state:ok'),
+      10_000,
+    )
+    await nodeAdmin.call('ACL', 'SETUSER', user, 'reset', ...rules, '+cluster|slots', '+cluster|info')
+    nodeAdmin.disconnect()
+    const client = new Cluster([{ host: '127.0.0.1', port: node.port }], {
+      redisOptions: { username: user, password: 'secret' },
+    })
+    try {
+      const store = redisStore(client)
+      await store.check?.()
+      for (const { run } of storeContract) await run(store)
+    } finally {
+      client.disconnect()
+    }
   })
 })
