@@ -39,7 +39,7 @@ const app = await Application.bootstrapWithPlugins({
   hideBreadcrumbs: true,
   flattenOutputFiles: true,
   useCodeBlocks: true,
-  useHTMLAnchors: false,
+  useHTMLAnchors: true,
   parametersFormat: 'table',
   interfacePropertiesFormat: 'table',
   classPropertiesFormat: 'table',
