@@ -42,7 +42,7 @@ describeWith(['postgres'], 'an application that is stopped', () => {
     await began.opened
     const stopped = stop(app, pool)
     finish.open()
-    expect((await answer).status).toBe(200)
+    expect(await (await answer).json()).toEqual({ paid: true })
     await stopped
     const later = new Pool({ connectionString: postgresUrl })
     expect((await postgresStore(later).find(id))?.status).toBe('completed')
