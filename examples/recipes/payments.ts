@@ -15,7 +15,10 @@ export interface Provider {
   find(reference: string): Promise<Charge | undefined>
 }
 
-/** Nobody knows whether the provider has charged: the connection failed, it answered 5xx, or not in time. */
+/**
+ * Nobody knows whether the provider has charged: the connection failed, it answered 5xx, or not in time. 503 is never kept, so a
+ * retry runs. It asks under the same key, and need not know either.
+ */
 export class NoAnswer extends Error {
   readonly statusCode = 503
 }
@@ -43,17 +46,11 @@ export function addPayments(
     },
     async (request, reply) => {
       const { idempotency, body } = request
-      try {
-        const charge = await provider.charge(
-          { amount: body.amount, reference: `${account(request)}/${idempotency.key}` },
-          { idempotencyKey: idempotency.deriveKey('charge'), signal: idempotency.signal },
-        )
-        return reply.code(201).send(charge)
-      } catch (error) {
-        // The next attempt asks under the same key, so it need not know what became of this one.
-        if (error instanceof NoAnswer) idempotency.forget()
-        throw error
-      }
+      const charge = await provider.charge(
+        { amount: body.amount, reference: `${account(request)}/${idempotency.key}` },
+        { idempotencyKey: idempotency.deriveKey('charge'), signal: idempotency.signal },
+      )
+      return reply.code(201).send(charge)
     },
   )
 }
