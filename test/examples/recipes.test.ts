@@ -135,7 +135,7 @@ describeWith(['redis'], 'the recipe for payments by a provider', () => {
       amount: 5,
     })
     expect(provider.charges()).toBe(1)
-    app.close()
+    await app.close()
   })
 })
 
@@ -236,7 +236,7 @@ describeWith(['redis'], 'the recipe for codes by text message', () => {
     const code = /\d{6}/.exec([...messages.sent.values()][0] ?? '')?.[0]
     expect(messages.sent.size).toBe(1)
     expect(await send(app, '/codes/check', { payload: { phone, code } })).toMatchObject({ status: 204 })
-    app.close()
+    await app.close()
   })
 })
 
