@@ -2,6 +2,7 @@ import { benchGrowth } from './growth.js'
 import { pinLoad } from './measure.js'
 import { benchMessages } from './messages.js'
 import { benchBodies, benchConnections, benchRequests } from './requests.js'
+import { benchSizes } from './sizes.js'
 import { benchTransactions } from './transactions.js'
 
 const PARTS = {
@@ -11,6 +12,7 @@ const PARTS = {
   transactions: benchTransactions,
   messages: benchMessages,
   growth: benchGrowth,
+  sizes: benchSizes,
 }
 
 pinLoad()
