@@ -330,15 +330,14 @@ describeWith(['prometheus', 'postgres'], 'docs/dashboards/grafana.json, of servi
         const samples = await prometheus.query(filledIn(counting, choice), end)
         const found = new Map(samples.map(({ labels, value }) => [labelsText(labels), value * per]))
         for (const [series, value] of found)
-          if (!Number.isNaN(value))
-            expect(value, `${job} ${series}`).toBeCloseTo(wanted.values.get(series) ?? 0, 1)
+          if (!Number.isNaN(value)) expectAbout(value, wanted.values.get(series) ?? 0, `${job} ${series}`)
         for (const [series, value] of wanted.values) {
-          expect(found.get(series), `${job} ${series}`).toBeCloseTo(value, 1)
+          expectAbout(found.get(series), value, `${job} ${series}`)
           if (value > 0) nonZero += 1
         }
         if (counts === undefined) continue
         const sum = [...found.values()].reduce((so, value) => so + value, 0)
-        expect(sum, `all of ${job}`).toBeCloseTo(sent.total(...counts), 1)
+        expectAbout(sum, sent.total(...counts), `all of ${job}`)
       }
       if (!expression.includes('stuck_claims') && !expression.includes('live_claims'))
         expect(nonZero).toBeGreaterThan(0)
@@ -407,3 +406,10 @@ describeWith(['prometheus', 'postgres'], 'docs/dashboards/grafana.json, of servi
     })
   })
 })
+
+/** As exact as Prometheus is: it stretches what it saw to the ends of the range, which a busy machine scrapes a little late. */
+function expectAbout(value: number | undefined, wanted: number, what: string): void {
+  expect(Math.abs((value ?? Number.NaN) - wanted), `${what}: ${value} of ${wanted}`).toBeLessThan(
+    0.05 + wanted / 500,
+  )
+}
