@@ -83,14 +83,16 @@ for (const kind of ['redis', 'postgres'] as const)
       })
     })
 
-    it.runIf(kind === 'postgres')('looks at the age that the database knows', async () => {
-      expect(await listed('--older-than=1h')).toEqual([])
-      expect(await listed('--older-than=0s')).toHaveLength(4)
-    })
+    if (kind === 'postgres')
+      it('looks at the age that the database knows', async () => {
+        expect(await listed('--older-than=1h')).toEqual([])
+        expect(await listed('--older-than=0s')).toHaveLength(4)
+      })
 
-    it.runIf(kind === 'redis')('looks at the age that a record says', async () => {
-      expect(await listed('--older-than=10m')).toEqual([unknown.id])
-    })
+    if (kind === 'redis')
+      it('looks at the age that a record says', async () => {
+        expect(await listed('--older-than=10m')).toEqual([unknown.id])
+      })
 
     it('shows an unknown record, and every way to go on from there', async () => {
       const { code, out, err } = await run('show', 'stuck', '--scope=shared')
@@ -216,26 +218,27 @@ for (const kind of ['redis', 'postgres'] as const)
       expect(released.code).toBe(0)
     })
 
-    it.runIf(kind === 'redis')('stops reading when nobody reads on', async () => {
-      const server = await startRedisServer()
-      const client = new Redis(server.port)
-      const store = redisStore(client)
-      await Promise.all(Array.from({ length: 3000 }, () => aRunning(store)))
-      await client.config('RESETSTAT')
-      const child = spawn(process.execPath, [ONCEKEY, 'list', '--json'], {
-        env: { ...process.env, ONCEKEY_STORE: server.url },
-        stdio: ['ignore', 'pipe', 'pipe'],
+    if (kind === 'redis')
+      it('stops reading when nobody reads on', async () => {
+        const server = await startRedisServer()
+        const client = new Redis(server.port)
+        const store = redisStore(client)
+        await Promise.all(Array.from({ length: 3000 }, () => aRunning(store)))
+        await client.config('RESETSTAT')
+        const child = spawn(process.execPath, [ONCEKEY, 'list', '--json'], {
+          env: { ...process.env, ONCEKEY_STORE: server.url },
+          stdio: ['ignore', 'pipe', 'pipe'],
+        })
+        let err = ''
+        child.stderr.on('data', (bytes: Buffer) => {
+          err += bytes.toString()
+        })
+        child.stdout.once('data', () => child.stdout.destroy())
+        const code = await new Promise((resolve) => child.once('close', resolve))
+        const reads = /cmdstat_evalsha:calls=(\d+)/.exec(await client.info('commandstats'))?.[1]
+        client.disconnect()
+        await server.stop()
+        expect({ code, err }).toEqual({ code: 0, err: '' })
+        expect(Number(reads)).toBeLessThan(2500)
       })
-      let err = ''
-      child.stderr.on('data', (bytes: Buffer) => {
-        err += bytes.toString()
-      })
-      child.stdout.once('data', () => child.stdout.destroy())
-      const code = await new Promise((resolve) => child.once('close', resolve))
-      const reads = /cmdstat_evalsha:calls=(\d+)/.exec(await client.info('commandstats'))?.[1]
-      client.disconnect()
-      await server.stop()
-      expect({ code, err }).toEqual({ code: 0, err: '' })
-      expect(Number(reads)).toBeLessThan(2500)
-    })
   })
