@@ -151,8 +151,8 @@ export function createEngine(settings: EngineSettings): Engine {
   const cache = settings.replayCache === false ? undefined : createReplayCache(settings.replayCache)
   const waiting = createWaitingRoom(store.watch?.bind(store))
   const upkeep = createUpkeep({ store, call, events, sweepMs: settings.sweepMs, storeTimeoutMs })
-  const reconcile = createReconciler({ store, call, events })
   const deriveKey = createKeyDerivation(settings.secret)
+  const reconcile = createReconciler({ store, call, events, deriveKey })
   const claiming = { store, call, events, upkeep }
   const holding = { store, call, events, background: upkeep.background, deriveKey, ended }
   const inFlight = new Map<string, InFlight>()

@@ -12,6 +12,12 @@ export interface UnknownOperation {
   /** How many times the operation was claimed so far. */
   readonly fence: number
   readonly meta: RecordMeta
+  /**
+   * The key that its runs have sent downstream under this label: ask the other side by it.
+   *
+   * @throws {OptionsError} without the option `secret`, or when the label is empty.
+   */
+  deriveKey(label: string): string
   /** Aborts when the answer would come too late to be used: after `maxRun`. */
   readonly signal: AbortSignal
 }

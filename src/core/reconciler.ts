@@ -1,6 +1,7 @@
 import { OutcomeUnknownError } from '../contract/errors.js'
 import type { ClaimResult, IdempotencyStore } from '../contract/store.js'
 import { deadlines } from './deadlines.js'
+import type { KeyDerivation } from './derived-keys.js'
 import type { Operation } from './engine.js'
 import type { EventSubject, Events } from './events.js'
 import type { StoreCalls } from './store-calls.js'
@@ -20,6 +21,7 @@ export function createReconciler(context: {
   readonly store: IdempotencyStore
   readonly call: StoreCalls
   readonly events: Events
+  readonly deriveKey: KeyDerivation
 }): Reconciler {
   const { store, call, events } = context
   const asking = new Map<string, Promise<ReconcilerAnswer>>()
@@ -47,7 +49,9 @@ export function createReconciler(context: {
       const tooLate = new Promise<never>((_, reject) => {
         signal.addEventListener('abort', () => reject(signal.reason))
       })
-      answer = await Promise.race([policy.onUnknown({ key, scope, fence, meta, signal }), tooLate])
+      const deriveKey = (label: string): string => context.deriveKey(subject.id, label)
+      const asked = policy.onUnknown({ key, scope, fence, meta, deriveKey, signal })
+      answer = await Promise.race([asked, tooLate])
     } catch (error) {
       events.emit({ type: 'reconcile-failed', operation: subject, error, fence, firstSeenAt })
       // The application could not tell: to the client the outcome is as unknown as before.

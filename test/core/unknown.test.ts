@@ -16,7 +16,13 @@ async function orphaned(policy: Partial<Policy>): Promise<{
 }> {
   const store = memoryStore()
   const line = disturbed(store)
-  const settings = { namespace: '', storeTimeoutMs: 200, replayCache: false, sweepMs: false } as const
+  const settings = {
+    namespace: '',
+    storeTimeoutMs: 200,
+    replayCache: false,
+    sweepMs: false,
+    secret: 'sixteen bytes at least',
+  } as const
   const operation: Operation = {
     scope: 'acme',
     key: randomUUID(),
@@ -107,6 +113,18 @@ describe("onUnknown: 'rerun'", () => {
 })
 
 describe('onUnknown: a function', () => {
+  it('derives the keys that the run has sent downstream', async () => {
+    const derived: string[] = []
+    const { engine, operation, dead } = await orphaned({
+      onUnknown: ({ deriveKey }) => {
+        derived.push(deriveKey('psp'))
+        return 'reject'
+      },
+    })
+    await expect(engine.begin(operation)).rejects.toMatchObject({ code: 'IDEMPOTENCY_OUTCOME_UNKNOWN' })
+    expect(derived).toEqual([dead.deriveKey('psp')])
+  })
+
   it('is told what is known, and its outcome is kept', async () => {
     const asked: unknown[] = []
     const { engine, operation } = await orphaned({
@@ -122,6 +140,7 @@ describe('onUnknown: a function', () => {
         scope: 'acme',
         fence: 1,
         meta: expect.objectContaining({ key: operation.key, route: 'POST /payments' }),
+        deriveKey: expect.any(Function),
         signal: expect.any(AbortSignal),
       },
     ])
