@@ -1,6 +1,7 @@
 import { closeSync, fsyncSync, openSync, writeSync } from 'node:fs'
 import { userInfo } from 'node:os'
 import type { StoredRecord } from '../contract/store.js'
+import type { AuditTrail } from '../operator/end-unknown.js'
 import { type AuditEntry, type AuditLogger, writeAudit } from '../telemetry/audit-log.js'
 import { type Output, StoreFailedError, UsageError } from './command.js'
 import { reasonOf } from './opened-store.js'
@@ -28,23 +29,12 @@ export const CHANGE_HELP = `The change:
                        Without it ONCEKEY_AUDIT_LOG in the environment. The line is on standard error in any case
 `
 
-/** Where the changes of an operator are written down. */
-export interface AuditTrail {
-  /**
-   * Writes down, in the file, what is about to be done.
-   *
-   * @throws {UsageError} when that cannot be: then it must not be done.
-   */
-  announce(entry: AuditEntry): void
-  /**
-   * Writes down what was done.
-   *
-   * @throws {StoreFailedError} when the file does not take it; the line is on standard error then.
-   */
-  done(entry: AuditEntry): void
-}
-
-/** Has `work` write down what it does. */
+/**
+ * Has `work` write down what it does. What is about to be done goes to the file alone; what was done also to standard error.
+ *
+ * @throws {UsageError} when the file cannot be written before: then it must not be done.
+ * @throws {StoreFailedError} when it does not take the line afterwards; that is on standard error then.
+ */
 export async function withAuditTrail<T>(
   flags: ChangeFlags,
   output: Output,

@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util'
+import { askAndEnd, called } from './ask-and-end.js'
 import { CHANGE_HELP, CHANGE_OPTIONS } from './audit-trail.js'
 import type { Command } from './command.js'
-import { called, endUnknown } from './end-unknown.js'
 import { RECORD_HELP, RECORD_OPTIONS, recordName } from './record-name.js'
 import { EXIT_HELP, STORE_HELP, STORE_OPTIONS } from './store-flags.js'
 
@@ -32,7 +32,7 @@ export const release: Command = {
       allowPositionals: true,
       options: { ...STORE_OPTIONS, ...RECORD_OPTIONS, ...CHANGE_OPTIONS, json: { type: 'boolean' } },
     })
-    return endUnknown(recordName(positionals, flags), flags, output, (record) => ({
+    return askAndEnd(recordName(positionals, flags), flags, output, (record) => ({
       resolution: 'release',
       ttlMs: 0,
       plan: `The key is freed: a retry of ${called(record)} runs it. If it did happen, it happens twice.`,

@@ -1,9 +1,9 @@
 import { parseArgs } from 'node:util'
 import type { StoredRecord } from '../contract/store.js'
+import { askAndEnd, called, type Ending } from './ask-and-end.js'
 import { CHANGE_HELP, CHANGE_OPTIONS } from './audit-trail.js'
 import { type Command, UsageError } from './command.js'
 import { durationFlag } from './duration-flag.js'
-import { called, type Ending, endUnknown } from './end-unknown.js'
 import { keptOutcome } from './kept-outcome.js'
 import type { OperatorStore } from './operator-store.js'
 import { RECORD_HELP, RECORD_OPTIONS, recordName } from './record-name.js'
@@ -59,7 +59,7 @@ export const settle: Command = {
     const given = settledOutcome(flags)
     const ttlMs = durationFlag('ttl', flags.ttl)
     if (ttlMs === 0) throw new UsageError('--ttl must be longer than nothing')
-    return endUnknown(name, flags, output, async (record, store) => {
+    return askAndEnd(name, flags, output, async (record, store) => {
       assertFits(given, record)
       await assertReadable(store)
       // Never shorter than the record would have refused retries: one that comes later would run it again.

@@ -1,13 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { StoredRecord } from '../contract/store.js'
-import {
-  type Ending,
-  endUnknown,
-  isAsSeen,
-  isOfHttp,
-  type Resolution,
-  type SeenRecord,
-} from '../operator/end-unknown.js'
+import { type AuditTrail, endUnknown, isAsSeen, type SeenRecord } from '../operator/end-unknown.js'
+import { type AuditEntry, writeAudit } from '../telemetry/audit-log.js'
 import { confirmPage, consequences } from './confirm-page.js'
 import { createConfirmations } from './confirmation.js'
 import type { ConsoleSettings, Operator } from './console-options.js'
@@ -15,6 +9,7 @@ import { fieldsOf, type Guard, show } from './guard.js'
 import { html } from './html.js'
 import { messagePage, page } from './page.js'
 import { recordPage } from './record-page.js'
+import { isOfHttp, keptBy, type Resolution } from './resolution.js'
 import { resolutionOf, type SettleForm, settleFormOf } from './settle-form.js'
 import type { StoreView } from './store-view.js'
 
@@ -75,10 +70,10 @@ export function addChanges(app: FastifyInstance, desk: Desk): void {
       request.log.warn({ id: change.seen.id }, 'oncekey console: a form without a valid proof was refused')
       return show(reply.code(403), messagePage(frameOf(request), INVALID_PROOF))
     }
-    const decision = { seen: change.seen, resolution, ttlMs, by: operator.by }
-    const audit = { logger: settings.logger, options: settings.audit }
-    const ending = await endUnknown(store, decision, audit)
-    return ending.done ? done(request, reply, ending.record, resolution) : notDone(request, reply, ending)
+    const decision = { seen: change.seen, ttlMs, ...keptBy(resolution) }
+    const ending = await endUnknown(store, decision, trailOf(settings, operator))
+    if (!ending.done) return notDone(request, reply, whyChanged(ending.now), ending.now)
+    return done(request, reply, ending.record, resolution)
   }
 
   async function question(
@@ -89,10 +84,9 @@ export function addChanges(app: FastifyInstance, desk: Desk): void {
     const { seen, form } = change
     const record = await store.find(seen.id)
     if (record === undefined || !isAsSeen(record, seen))
-      return notDone(request, reply, { done: false, why: 'changed', now: record })
+      return notDone(request, reply, whyChanged(record), record)
     const resolution = resolutionIn(change)
-    if (form !== undefined && !isOfHttp(record))
-      return notDone(request, reply, { done: false, why: 'not-http', now: record })
+    if (form !== undefined && !isOfHttp(record)) return notDone(request, reply, NOT_HTTP, record)
     if ('problem' in resolution) {
       const { problem } = resolution
       const view = { record, whyNot: undefined, refused: form && { problem, form } }
@@ -127,12 +121,13 @@ ${consequences(resolution, keptMs)}
   function notDone(
     request: FastifyRequest,
     reply: FastifyReply,
-    { why, now }: Exclude<Ending, { done: true }>,
+    why: string,
+    now: StoredRecord | undefined,
   ): FastifyReply {
     const frame = frameOf(request)
     const link =
       now && html`<p><a href="${frame.root}records/${encodeURIComponent(now.id)}">Look at the record</a></p>`
-    const text = why === 'not-http' ? NOT_HTTP : `Nothing was changed. ${STATES[stateOf(now)]}`
+    const text = `Nothing was changed. ${why}`
     return show(reply.code(409), messagePage(frame, { title: 'Not done', text, more: link }))
   }
 }
@@ -142,8 +137,13 @@ const INVALID_PROOF = {
   text: 'Nothing was changed. This form is not valid any more, or was not made for you: it stays valid for 15 minutes, for one person and one change, and for the process that made it unless the console has the option "secret". Open the record again.',
 }
 
-const NOT_HTTP =
-  'Nothing was changed. This is not the record of an HTTP request: it can be released here, and not settled.'
+/** Both lines of a change, with who made it. */
+function trailOf({ logger, audit }: ConsoleSettings, { by }: Operator): AuditTrail {
+  const write = (entry: AuditEntry): void => void writeAudit(logger, { ...entry, by }, audit)
+  return { announce: write, done: write }
+}
+
+const NOT_HTTP = 'This is not the record of an HTTP request: it can be released here, and not settled.'
 
 const STATES = {
   absent: 'There is no such record any more: it was released, or has expired.',
@@ -153,8 +153,8 @@ const STATES = {
     'The operation was claimed again after you opened this page, and its outcome is unknown again. Look at it anew before you decide.',
 } as const
 
-function stateOf(record: StoredRecord | undefined): keyof typeof STATES {
-  return record?.status ?? 'absent'
+function whyChanged(now: StoredRecord | undefined): string {
+  return STATES[now?.status ?? 'absent']
 }
 
 function seenIn(request: FastifyRequest<ById>): SeenRecord {

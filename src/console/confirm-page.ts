@@ -1,8 +1,8 @@
 import type { StoredRecord } from '../contract/store.js'
-import type { Resolution } from '../operator/end-unknown.js'
 import { type Content, type Html, html } from './html.js'
 import { type Frame, page } from './page.js'
 import { details } from './record-page.js'
+import type { Resolution } from './resolution.js'
 import { shownDuration } from './words.js'
 
 /** What is about to be done, as the person is asked. */

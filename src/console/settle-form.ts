@@ -1,4 +1,4 @@
-import type { Resolution } from '../operator/end-unknown.js'
+import type { Resolution } from './resolution.js'
 
 /** What a form that settles holds, as it was sent. */
 export interface SettleForm {

@@ -1,8 +1,11 @@
 import { beforeEach, describe, expect, it } from 'vitest'
+import { keptBy, type Resolution } from '../../src/console/resolution.js'
 import type { StoredRecord } from '../../src/contract/store.js'
 import { answerOf } from '../../src/http/http-answer.js'
-import { endUnknown, type Resolution } from '../../src/operator/end-unknown.js'
+import { endUnknown } from '../../src/operator/end-unknown.js'
 import { memoryStore } from '../../src/stores/memory.js'
+import type { AuditEntry } from '../../src/telemetry/audit-log.js'
+import { writeAudit } from '../../src/telemetry/audit-log.js'
 
 const DAY_MS = 86_400_000
 const PAID: Resolution = { kind: 'answer', response: { status: 201, body: { id: 'p-1' } } }
@@ -25,7 +28,8 @@ async function anUnknown({ route = 'POST /payments', firstSeenAt = 1000, ttlMs =
 }
 
 function end(seen: StoredRecord, resolution: Resolution, through = store) {
-  return endUnknown(through, { seen, resolution, ttlMs: DAY_MS, by: 'ann' }, { logger })
+  const write = (entry: AuditEntry): void => void writeAudit(logger, { ...entry, by: 'ann' })
+  return endUnknown(through, { seen, ttlMs: DAY_MS, ...keptBy(resolution) }, { announce: write, done: write })
 }
 
 describe('endUnknown', () => {
@@ -71,7 +75,6 @@ describe('endUnknown', () => {
     await store.complete('an-id', 'token-1000', { result: 'succeeded', head: '{}', body: null }, 1000)
     expect(await end(seen, { kind: 'release' })).toMatchObject({
       done: false,
-      why: 'changed',
       now: { status: 'completed' },
     })
     expect(lines).toEqual([])
@@ -90,14 +93,8 @@ describe('endUnknown', () => {
     const seen = await anUnknown()
     await store.settle('an-id', 'release', 1000)
     expect(await anUnknown({ firstSeenAt: 2000 })).toMatchObject({ status: 'unknown', fence: 1 })
-    expect(await end(seen, { kind: 'release' })).toMatchObject({ done: false, why: 'changed' })
+    expect(await end(seen, { kind: 'release' })).toMatchObject({ done: false })
     expect(await store.find('an-id')).toMatchObject({ status: 'unknown' })
-  })
-
-  it('does not give a function or a message an answer of HTTP, and releases them', async () => {
-    const seen = await anUnknown({ route: 'message ledger' })
-    expect(await end(seen, PAID)).toMatchObject({ done: false, why: 'not-http' })
-    expect(await end(seen, { kind: 'release' })).toMatchObject({ done: true })
   })
 
   it('has left an audit line when the answer of the store is lost', async () => {

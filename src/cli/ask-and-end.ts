@@ -1,6 +1,7 @@
 import type { Outcome, StoredRecord } from '../contract/store.js'
 import { stateOf } from '../core/record-counts.js'
-import { auditedRecord, type ChangeFlags, withAuditTrail } from './audit-trail.js'
+import { endUnknown } from '../operator/end-unknown.js'
+import { type ChangeFlags, withAuditTrail } from './audit-trail.js'
 import { EXIT, type Output, StoreFailedError } from './command.js'
 import { confirm } from './confirm.js'
 import { type OperatorStore, withStore } from './operator-store.js'
@@ -27,7 +28,7 @@ export interface Ending {
  * Ends an unknown operation: shows it, says what will happen, asks, writes down what is about to be done, does it, and says
  * what has become of it. The store decides: only what is still unknown is ended.
  */
-export async function endUnknown(
+export async function askAndEnd(
   name: RecordName,
   flags: StoreFlags & ChangeFlags & { readonly json?: boolean | undefined },
   output: Output,
@@ -44,34 +45,29 @@ export async function endUnknown(
         output.err('Nothing was changed.\n')
         return EXIT.failed
       }
+      const { resolution: outcome, status, ttlMs } = ending
+      const through = { find: store.find, settle: settledBy(store) }
       // While somebody thought about it, it may have ended, and even have become another operation of the key.
-      const latest = await store.find(name.id)
-      if (latest === undefined || !isSame(record, latest)) return notEnded(latest)
-
-      const isRelease = ending.resolution === 'release'
-      const audited = {
-        ...auditedRecord(record),
-        ...(ending.status !== undefined && { status: ending.status }),
-      }
-      trail.announce({ event: isRelease ? 'releasing' : 'settling', ...audited })
-      const isDone = await settled(store, ending)
-      if (!isDone) return notEnded(await store.find(name.id))
-      trail.done({ event: isRelease ? 'released' : 'settled', ...audited })
+      const ended = await endUnknown(through, { seen: record, outcome, status, ttlMs }, trail)
+      if (!ended.done) return notEnded(ended.now)
+      const isRelease = outcome === 'release'
       if (flags.json !== true) output.out(`${ending.done}\n`)
       else report(isRelease ? 'released' : 'settled', isRelease ? undefined : await store.find(name.id))
       return EXIT.ok
     }),
   )
 
-  async function settled(store: OperatorStore, { resolution, ttlMs }: Ending): Promise<boolean> {
-    try {
-      return await store.settle(name.id, resolution, ttlMs)
-    } catch (cause) {
-      if (!(cause instanceof StoreFailedError)) throw cause
-      throw new StoreFailedError(
-        `${cause.message}\nWhether it was done is not known: "npx oncekey show --id=${name.id}" says`,
-        { cause },
-      )
+  function settledBy(store: OperatorStore): OperatorStore['settle'] {
+    return async (...args) => {
+      try {
+        return await store.settle(...args)
+      } catch (cause) {
+        if (!(cause instanceof StoreFailedError)) throw cause
+        throw new StoreFailedError(
+          `${cause.message}\nWhether it was done is not known: "npx oncekey show --id=${name.id}" says`,
+          { cause },
+        )
+      }
     }
   }
 
@@ -98,15 +94,6 @@ const NOW = {
   completed: 'completed now',
   tombstone: 'completed now, without its answer',
 } as const
-
-function isSame(shown: StoredRecord, latest: StoredRecord): boolean {
-  return (
-    latest.status === 'unknown' &&
-    latest.fence === shown.fence &&
-    latest.fingerprint === shown.fingerprint &&
-    latest.meta.firstSeenAt === shown.meta.firstSeenAt
-  )
-}
 
 /** How a record is called in a sentence. */
 export function called({ meta }: StoredRecord): string {
