@@ -260,11 +260,24 @@ async function finish(
 }
 
 /** The body as Fastify sends it fastest: text in one piece with its headers. */
-function payloadOf({ body, isText }: GivenAnswer): string | Buffer | null {
+function payloadOf(answer: GivenAnswer): string | Buffer | null {
+  const { body, isText } = answer
   if (body === undefined) return null
+  let text = texts.get(answer)
+  if (text !== undefined) return text
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-  return isText ? bytes.toString() : bytes
+  if (!isText) return bytes
+  text = bytes.toString()
+  if (bytes.byteLength <= REMEMBERED_TEXT_BYTES) texts.set(answer, text)
+  return text
 }
+
+/**
+ * Short answers as text. Each is asked for twice, before and after the hooks of the application, and again by every retry
+ * of a storm. Long ones would double what the replay cache may hold.
+ */
+const texts = new WeakMap<GivenAnswer, string>()
+const REMEMBERED_TEXT_BYTES = 4096
 
 const onError: onErrorHookHandler = (request, _reply, error, done) => {
   const state = stateOf(request)

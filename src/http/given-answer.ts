@@ -19,11 +19,19 @@ const REPLAYED_HEADER = 'idempotent-replayed'
  * @throws {ResponseNotKeptError} when the body was not kept.
  */
 export function replayOf(outcome: Outcome, key: string): GivenAnswer {
+  const known = replays.get(outcome)
+  if (known !== undefined) return known
   const found = answerOf(outcome)
   if (!found.kept) throw new ResponseNotKeptError(key, found.status)
   const headers = [...found.answer.headers, [REPLAYED_HEADER, 'true'] as const]
-  return { ...found.answer, headers, replayed: true }
+  const replay = { ...found.answer, headers, replayed: true }
+  // A list may be changed by whoever sends it, and then the next replay would have it changed.
+  if (headers.every(([, value]) => typeof value === 'string')) replays.set(outcome, replay)
+  return replay
 }
+
+/** Replays by outcome: the engine's cache gives the same outcome to each retry of a storm. */
+const replays = new WeakMap<Outcome, GivenAnswer>()
 
 /** What this request itself has kept as its answer; `undefined` when the body was not kept. */
 export function keptOf(outcome: Outcome): GivenAnswer | undefined {
