@@ -163,7 +163,9 @@ function give(request: FastifyRequest, reply: FastifyReply, answer: GivenAnswer)
 function put(reply: FastifyReply, answer: GivenAnswer): void {
   reply.code(answer.status)
   if (!answer.headers.some(([name]) => name === 'content-type')) reply.removeHeader('content-type')
-  for (const [name, value] of answer.headers) reply.header(name, value)
+  // A list of its own: a hook of the application may add to it, and it is put here again afterwards.
+  for (const [name, value] of answer.headers)
+    reply.header(name, typeof value === 'string' ? value : [...value])
 }
 
 function start(request: FastifyRequest, reply: FastifyReply, exchange: Exchange, guard: RouteGuard): void {

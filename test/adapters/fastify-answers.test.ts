@@ -411,3 +411,35 @@ describe("fastify plugin › Fastify's handlerTimeout", () => {
     expect(effects).toBe(1)
   })
 })
+
+describe('a storm of retries', () => {
+  it('gets the first answer each time, whatever the hooks of the application do with one of them', async () => {
+    const { send } = await anApp((app) => {
+      app.addHook('onSend', async (_request, reply, payload) => {
+        const links: unknown = reply.getHeader('link')
+        if (Array.isArray(links)) links.push('<https://c.example>; rel="other"')
+        if (Buffer.isBuffer(payload)) payload.fill('x')
+        reply.header('x-kept', 'changed')
+        return 'another body'
+      })
+      app.post('/', async (_request, reply) => {
+        reply.headers({ link: ['<https://a.example>; rel="next"'], 'x-kept': 'yes' })
+        return { a: 1 }
+      })
+    })
+    const key = aKey()
+    const first = await send('/', { key })
+    // Hooks of the application come before the answer is kept.
+    expect(first.headers).toMatchObject({
+      link: [expect.any(String), expect.any(String)],
+      'x-kept': 'changed',
+    })
+    for (let retry = 0; retry < 4; retry += 1) {
+      const answer = await send('/', { key })
+      expect(answer.isReplay).toBe(true)
+      expect(answer.headers.link).toEqual(first.headers.link)
+      expect(answer.headers['x-kept']).toBe('changed')
+      expect(answer.bytes).toEqual(first.bytes)
+    }
+  })
+})
