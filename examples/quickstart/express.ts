@@ -6,7 +6,7 @@ import { redisStore } from 'oncekey/redis'
 const app = express()
 const once = idempotency({
   store: redisStore(new Redis({ socketTimeout: 5000 })),
-  scope: (req) => String(req.headers['x-account']), // who the caller is, once you have authenticated it
+  scope: (req) => String(req.headers['x-account'] ?? ''), // who the caller is, once you have authenticated it
   ttl: '24h',
 })
 

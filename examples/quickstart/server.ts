@@ -6,7 +6,7 @@ import { redisStore } from 'oncekey/redis'
 const app = Fastify()
 await app.register(idempotency, {
   store: redisStore(new Redis({ socketTimeout: 5000 })),
-  scope: (request) => String(request.headers['x-account']), // who the caller is, once you have authenticated it
+  scope: (request) => String(request.headers['x-account'] ?? ''), // who the caller is, once you have authenticated it
   ttl: '24h',
 })
 

@@ -8,7 +8,7 @@ const store = postgresStore(pool)
 await store.migrate()
 
 const app = Fastify()
-await app.register(idempotency, { store, scope: (request) => String(request.headers['x-account']) })
+await app.register(idempotency, { store, scope: (request) => String(request.headers['x-account'] ?? '') })
 
 app.post('/transfers', { config: { idempotency: { required: true, atomic: true } } }, (request, reply) =>
   request.idempotency.transaction(async (tx) => {

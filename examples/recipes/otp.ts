@@ -9,6 +9,15 @@ export interface TextMessages {
 
 const VALID_SECONDS = 300
 
+/** KEYS[1] the code of an operation, KEYS[2] that of a phone. ARGV[1] a new code, ARGV[2] seconds. Returns the operation's code. */
+const VALID_FROM_THE_FIRST_RUN = `
+local known = redis.call('get', KEYS[1])
+if known then return known end
+redis.call('set', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('set', KEYS[2], ARGV[1], 'EX', ARGV[2])
+return ARGV[1]
+`
+
 /** `POST /codes` sends one code for a key, however often it is asked. `POST /codes/check` spends a code once. */
 export function addCodes(app: FastifyInstance, redis: Redis, messages: TextMessages): void {
   app.post<{ Body: { readonly phone: string } }>(
@@ -18,10 +27,17 @@ export function addCodes(app: FastifyInstance, redis: Redis, messages: TextMessa
     async (request, reply) => {
       const { phone } = request.body
       const fresh = String(randomInt(1_000_000)).padStart(6, '0')
-      // A run that died may have sent its code: this one sends the same, and no second message.
+      // A run that died may have sent its code: this one sends the same, no second message, and does not make a code
+      // good again that was spent meanwhile.
       const operation = `code-of:${request.idempotency.deriveKey('code')}`
-      const code = (await redis.set(operation, fresh, 'EX', VALID_SECONDS, 'NX', 'GET')) ?? fresh
-      await redis.set(`code:${phone}`, code, 'EX', VALID_SECONDS)
+      const code = await redis.eval(
+        VALID_FROM_THE_FIRST_RUN,
+        2,
+        operation,
+        `code:${phone}`,
+        fresh,
+        VALID_SECONDS,
+      )
       const idempotencyKey = request.idempotency.deriveKey('message')
       await messages.send(phone, `Your code is ${code}`, { idempotencyKey })
       // What is answered is kept for retries: never the code.

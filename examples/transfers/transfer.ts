@@ -20,5 +20,5 @@ export class InsufficientFunds extends Error {
 
 /** Who the caller is, once you have authenticated it. */
 export function caller(request: FastifyRequest): string {
-  return String(request.headers['x-account'])
+  return String(request.headers['x-account'] ?? '')
 }

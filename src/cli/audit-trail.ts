@@ -1,6 +1,5 @@
 import { closeSync, fsyncSync, openSync, writeSync } from 'node:fs'
 import { userInfo } from 'node:os'
-import type { StoredRecord } from '../contract/store.js'
 import type { AuditTrail } from '../operator/end-unknown.js'
 import { type AuditEntry, type AuditLogger, writeAudit } from '../telemetry/audit-log.js'
 import { type Output, StoreFailedError, UsageError } from './command.js'
@@ -82,11 +81,6 @@ export async function withAuditTrail<T>(
   } finally {
     if (descriptor !== undefined) closeSync(descriptor)
   }
-}
-
-/** What a line says about the record that was changed. */
-export function auditedRecord({ id, meta, fence }: StoredRecord): Omit<AuditEntry, 'event'> {
-  return { id, ...meta, fence }
 }
 
 function openedFile(file: string): number {

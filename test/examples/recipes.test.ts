@@ -238,6 +238,25 @@ describeWith(['redis'], 'the recipe for codes by text message', () => {
     expect(await send(app, '/codes/check', { payload: { phone, code } })).toMatchObject({ status: 204 })
     await app.close()
   })
+
+  it('leaves a code spent that was spent before its run was repeated', async () => {
+    const messages = someMessages()
+    const app = await anApp({ store: redisStore(redis), namespace: randomUUID(), lease: '1s', maxRun: '1s' })
+    addCodes(app, redis, messages)
+    const phone = randomUUID()
+    const given = { key: aKey(), payload: { phone } }
+    messages.loseNext()
+    void send(app, '/codes', given)
+    await expect.poll(() => messages.sent.size, { timeout: 5000 }).toBe(1)
+    const code = /\d{6}/.exec([...messages.sent.values()][0] ?? '')?.[0]
+    const check = () => send(app, '/codes/check', { payload: { phone, code } })
+    expect(await check()).toMatchObject({ status: 204 })
+    await expect
+      .poll(async () => (await send(app, '/codes', given)).status, { timeout: 15_000, interval: 100 })
+      .toBe(202)
+    expect(await check()).toMatchObject({ status: 403 })
+    await app.close()
+  })
 })
 
 describe('the recipe for tickets', () => {
