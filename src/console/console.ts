@@ -1,6 +1,5 @@
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { recordId } from '../contract/key.js'
-import type { ListQuery } from '../contract/store.js'
 import { parseKeyHeader } from '../http/key-header.js'
 import { addChanges, type ById, UNPROTECTED, whyNoChange } from './changes.js'
 import { type ConsoleOptions, parseConsoleOptions } from './console-options.js'
@@ -12,7 +11,7 @@ import { page } from './page.js'
 import { recordPage } from './record-page.js'
 import { listQueryOf, listRequestOf, recordsPage } from './records-page.js'
 import { searchForm } from './search-form.js'
-import { viewStore } from './store-view.js'
+import { type LimitedQuery, viewStore } from './store-view.js'
 import { STYLESHEET } from './stylesheet.js'
 
 export type { AuditLogger, AuditOptions } from '../telemetry/audit-log.js'
@@ -35,10 +34,13 @@ const operatorConsole: FastifyPluginAsync<ConsoleOptions> = async (app, options)
   const store = viewStore(idempotency.store)
   addChanges(app, { settings, store, frameOf, operatorOf })
 
-  async function ask(request: FastifyRequest, query: ListQuery & { readonly limit: number }): Promise<Asked> {
+  async function ask(request: FastifyRequest, reply: FastifyReply, query: LimitedQuery): Promise<Asked> {
     if (store.list === undefined) return 'cannot-list'
+    // Some stores read every record for a list: not for somebody who has left.
+    const gone = new AbortController()
+    reply.raw.once('close', () => gone.abort())
     try {
-      return await store.list(query)
+      return await store.list({ ...query, signal: gone.signal })
     } catch (error) {
       request.log.error({ err: error }, 'oncekey console: the store could not be listed')
       return 'failed'
@@ -50,8 +52,8 @@ const operatorConsole: FastifyPluginAsync<ConsoleOptions> = async (app, options)
     // Links are relative to a folder.
     if (!path.endsWith('/')) return reply.redirect(`./${path.slice(path.lastIndexOf('/') + 1)}/`)
     const [unknown, running] = await Promise.all([
-      ask(request, { status: 'unknown', limit: OVERVIEW_LIMIT }),
-      ask(request, { status: 'running', limit: OVERVIEW_LIMIT }),
+      ask(request, reply, { status: 'unknown', limit: OVERVIEW_LIMIT }),
+      ask(request, reply, { status: 'running', limit: OVERVIEW_LIMIT }),
     ])
     if (unknown === 'failed' || running === 'failed') reply.code(503)
     const { since } = counter
@@ -62,7 +64,7 @@ const operatorConsole: FastifyPluginAsync<ConsoleOptions> = async (app, options)
 
   app.get('/records', async (request, reply) => {
     const wanted = listRequestOf(new URL(request.url, 'http://console').searchParams)
-    const asked = await ask(request, listQueryOf(wanted))
+    const asked = await ask(request, reply, listQueryOf(wanted))
     if (asked === 'failed') reply.code(503)
     return show(reply, recordsPage(frameOf(request), wanted, asked))
   })
@@ -76,10 +78,11 @@ const operatorConsole: FastifyPluginAsync<ConsoleOptions> = async (app, options)
 
   app.post('/search', UNPROTECTED, async (request, reply) => {
     const fields = fieldsOf(request)
-    const [key, scope, id] = ['key', 'scope', 'id'].map((name) => fields.get(name)?.trim() ?? '') as [
-      string,
-      string,
-      string,
+    const [key, scope, id] = [
+      fields.get('key') ?? '',
+      // As it is: the scope with a space beside it may be another caller.
+      fields.get('scope') ?? '',
+      fields.get('id')?.trim() ?? '',
     ]
     const ids = id === '' ? idsOf(idempotency.namespace, scope, key) : [id]
     for (const one of ids)
@@ -95,7 +98,7 @@ const operatorConsole: FastifyPluginAsync<ConsoleOptions> = async (app, options)
   ): FastifyReply {
     const frame = frameOf(request)
     const content = html`<h1>No such record</h1>
-<p>No operation with this name is known: it never came, was released, or is forgotten by now. Key and scope must be exactly as the service has them${idempotency.namespace !== '' && html`, in its namespace <code>${idempotency.namespace}</code>`}.</p>
+<p>No operation with this name is known: it never came, was released, or is forgotten by now. Key and scope must be exactly as the service has them, spaces too${idempotency.namespace !== '' && html`, in its namespace <code>${idempotency.namespace}</code>`}.</p>
 ${searchForm(frame.root, given)}`
     return show(reply.code(404), page(frame, { title: 'No such record', content }))
   }
@@ -103,11 +106,14 @@ ${searchForm(frame.root, given)}`
 
 export default operatorConsole
 
-/** What a key may be called in the store. One that was copied from a header may be in quotes, which are not part of it. */
+/**
+ * What a key may be called in the store: what was typed, or what the service reads in a header that holds it, where spaces
+ * around it are not part of it, nor are quotes.
+ */
 function idsOf(namespace: string, scope: string, key: string): readonly string[] {
   const keys = new Set([key])
   try {
-    keys.add(parseKeyHeader(key, 'Idempotency-Key'))
+    keys.add(parseKeyHeader(key.trim(), 'Idempotency-Key'))
   } catch {
     // A key that an application takes from elsewhere need not fit into a header.
   }

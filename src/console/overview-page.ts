@@ -83,5 +83,6 @@ function howMany(asked: Asked): Html | false {
 }
 
 function seeAll(asked: Asked, href: string, text: string): Html | false {
-  return typeof asked === 'object' && asked.ended !== 'all' && html`<p><a href="${href}">${text}</a></p>`
+  const hasMore = typeof asked === 'object' && asked.records.length > 0 && asked.ended !== 'all'
+  return hasMore && html`<p><a href="${href}">${text}</a></p>`
 }

@@ -1,6 +1,6 @@
 import type { StoredRecord } from '../contract/store.js'
 import { type Html, html } from './html.js'
-import type { Listed } from './store-view.js'
+import { type Listed, STEP_TIMEOUT_MS } from './store-view.js'
 import { shownAge, shownDuration } from './words.js'
 
 /** What the two lists are about. */
@@ -21,13 +21,15 @@ export function recordTable(
     readonly none: string
   },
 ): Html {
-  if (records.length === 0) return html`<p class="none">${none}</p>`
+  if (records.length === 0) return html`<p class="none">${ended === 'time' ? NOT_IN_TIME : none}</p>`
   return html`<table class="records" role="table">
 <caption>${caption}</caption>
 <thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Key</th><th scope="col" role="columnheader">Route</th><th scope="col" role="columnheader">First seen</th><th scope="col" role="columnheader">Fence</th><th scope="col" role="columnheader">${lastColumn(status)}</th></tr></thead>
 <tbody role="rowgroup">${records.map((record) => row(record, status, root))}</tbody>
 </table>${howMany(records.length, ended)}`
 }
+
+const NOT_IN_TIME = `Nothing was found within ${shownDuration(STEP_TIMEOUT_MS)}, and the store had not looked at everything by then: there may be some. Look for a key here, or list them with the command npx oncekey, which looks until it is done.`
 
 function row(record: StoredRecord, status: ListedStatus, root: string): Html {
   const { id, meta, fence, expiresInMs } = record

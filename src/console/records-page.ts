@@ -1,8 +1,8 @@
-import type { ListQuery } from '../contract/store.js'
 import { html } from './html.js'
 import { type Asked, listOr } from './overview-page.js'
 import { type Frame, page } from './page.js'
 import { type ListedStatus, recordTable } from './record-table.js'
+import type { LimitedQuery } from './store-view.js'
 
 /** Ages that a list can be narrowed down to, in milliseconds. */
 const AGES: readonly (readonly [number, string])[] = [
@@ -34,11 +34,7 @@ export function listRequestOf(query: URLSearchParams): ListRequest {
 }
 
 /** The same as the store is asked. */
-export function listQueryOf({
-  status,
-  route,
-  olderThanMs,
-}: ListRequest): ListQuery & { readonly limit: number } {
+export function listQueryOf({ status, route, olderThanMs }: ListRequest): LimitedQuery {
   return {
     status,
     limit: LIST_LIMIT,

@@ -13,11 +13,14 @@ export interface Listed {
 /** A store as a console needs it: every step in time, and one kind of failure. */
 export interface StoreView extends Pick<IdempotencyStore, 'find' | 'settle'> {
   /** `undefined` where the store cannot list. */
-  readonly list: ((query: ListQuery & { readonly limit: number }) => Promise<Listed>) | undefined
+  readonly list: ((query: LimitedQuery) => Promise<Listed>) | undefined
 }
 
+/** Which records, and how many at the most. A list ends when its `signal` aborts, too. */
+export type LimitedQuery = ListQuery & { readonly limit: number }
+
 /** A person waits longer than a customer's request. */
-const STEP_TIMEOUT_MS = 5000
+export const STEP_TIMEOUT_MS = 5000
 
 /**
  * Looks at a store for people. A list ends after `timeoutMs` with what it has found: some stores have to read every
@@ -30,32 +33,35 @@ export function viewStore(store: IdempotencyStore, timeoutMs = STEP_TIMEOUT_MS):
     // No record is called so, and Postgres takes no text with it.
     find: async (id) => (id.includes('\0') ? undefined : call('find', () => store.find(id))),
     settle: (...args) => call('settle', () => store.settle(...args)),
-    // One more than is shown tells whether there are more.
-    list: list && ((query) => listWithin(list({ ...query, limit: query.limit + 1 }), query.limit, timeoutMs)),
+    list: list && ((query) => listWithin(list, query, timeoutMs)),
   }
 }
 
 async function listWithin(
-  found: AsyncIterable<StoredRecord>,
-  limit: number,
+  list: NonNullable<IdempotencyStore['list']>,
+  query: LimitedQuery,
   timeoutMs: number,
 ): Promise<Listed> {
-  const iterator = found[Symbol.asyncIterator]()
-  const records: StoredRecord[] = []
-  let timer: NodeJS.Timeout | undefined
-  const timeUp = new Promise<'time'>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs, 'time')
+  const { limit, signal: gone } = query
+  const ending = new AbortController()
+  const { signal } = ending
+  const ended = new Promise<'time'>((resolve) => {
+    signal.addEventListener('abort', () => resolve('time'))
   })
+  const end = (): void => ending.abort()
+  const timer = setTimeout(end, timeoutMs)
+  gone?.addEventListener('abort', end)
+  if (gone?.aborted) end()
+
+  const records: StoredRecord[] = []
   try {
+    // One more than is shown tells whether there are more.
+    const iterator = list({ ...query, limit: limit + 1, signal })[Symbol.asyncIterator]()
     for (;;) {
-      const next = await Promise.race([iterator.next(), timeUp])
-      if (next === 'time') {
-        // It is told to stop, and not waited for: it may hang in the middle of a step. What it throws then has no reader.
-        iterator.return?.().catch(() => {})
-        if (records.length === 0)
-          throw new StoreUnavailableError(`The store listed nothing within ${timeoutMs} ms`)
+      const next = await Promise.race([iterator.next(), ended])
+      // It is not waited for: it may hang in the middle of a step. What it throws then has no reader.
+      if (next === 'time' || (next.done === true && signal.aborted))
         return { records: byAge(records).slice(0, limit), ended: 'time' }
-      }
       if (next.done === true) {
         const isAll = records.length <= limit
         return { records: byAge(records).slice(0, limit), ended: isAll ? 'all' : 'limit' }
@@ -67,6 +73,9 @@ async function listWithin(
     throw new StoreUnavailableError('The store failed at "list"', { cause: error })
   } finally {
     clearTimeout(timer)
+    gone?.removeEventListener('abort', end)
+    // Also where a list has given enough, or too much: nobody reads on.
+    end()
   }
 }
 

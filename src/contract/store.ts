@@ -141,6 +141,11 @@ export interface ListQuery {
   readonly olderThanMs?: number
   /** At most so many. */
   readonly limit?: number
+  /**
+   * Ends the list early, between two pages; what was given so far stays. Closing the iterator does not end it where nothing
+   * is found: a generator hears of that at the next record that it gives.
+   */
+  readonly signal?: AbortSignal
 }
 
 /**

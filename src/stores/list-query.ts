@@ -1,7 +1,7 @@
 import type { ListQuery, StoredRecord } from '../contract/store.js'
 
 /** Whether a query asks for a record, where a store has to read it to know. */
-export function isAskedFor(record: StoredRecord, query: Omit<ListQuery, 'limit'>): boolean {
+export function isAskedFor(record: StoredRecord, query: Omit<ListQuery, 'limit' | 'signal'>): boolean {
   const { status, route, olderThanMs = 0 } = query
   const { meta } = record
   if (status !== undefined && status !== record.status) return false

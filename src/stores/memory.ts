@@ -282,10 +282,10 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       return true
     },
 
-    async *list({ limit = Number.POSITIVE_INFINITY, ...query }) {
+    async *list({ limit = Number.POSITIVE_INFINITY, signal, ...query }) {
       let found = 0
       for (const id of [...records.keys()]) {
-        if (found >= limit) return
+        if (found >= limit || signal?.aborted) return
         const record = live(id, performance.now())
         const stored = record && asStored(record)
         if (stored === undefined || !isAskedFor(stored, query)) continue

@@ -251,9 +251,9 @@ export function postgresStore(
       return rows[0] === undefined ? undefined : asStoredRecord(id, rows[0] as FoundRow)
     },
 
-    async *list({ status, route, olderThanMs, limit = Number.POSITIVE_INFINITY }) {
+    async *list({ status, route, olderThanMs, limit = Number.POSITIVE_INFINITY, signal }) {
       let after = ''
-      for (let left = limit; left > 0; left -= LIST_PAGE) {
+      for (let left = limit; left > 0 && signal?.aborted !== true; left -= LIST_PAGE) {
         const size = Math.min(left, LIST_PAGE)
         const values = [after, status ?? null, route ?? null, olderThanMs ?? null, size]
         const rows = (await query(statements.list, values)) as (FoundRow & { readonly id: string })[]

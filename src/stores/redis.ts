@@ -196,12 +196,15 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
       return succeeds(scripts.settle, id, ['outcome', ...encodeOutcome(resolution), ttlMs], sendDurably)
     },
 
-    async *list({ limit = Number.POSITIVE_INFINITY, ...query }) {
-      if (limit < 1) return
+    async *list({ limit = Number.POSITIVE_INFINITY, signal, ...query }) {
+      if (limit < 1 || signal?.aborted) return
       // A scan may come to a key twice.
       const found = new Set<string>()
-      for await (const page of scan())
+      for await (const page of scan()) {
+        // A page of a scan may be empty, and so may all of them.
+        if (signal?.aborted) return
         for (let read = 0; read < page.length; read += LIST_PAGE) {
+          if (signal?.aborted) return
           const records = await Promise.all(page.slice(read, read + LIST_PAGE).map(findReadable))
           for (const record of records) {
             if (record === undefined || found.has(record.id) || !isAskedFor(record, query)) continue
@@ -210,6 +213,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
             if (found.size >= limit) return
           }
         }
+      }
     },
 
     remove: (id) => succeeds(scripts.remove, id, [], sendDurably),

@@ -434,6 +434,27 @@ export const storeContract: readonly StoreContractCase[] = [
     },
   },
   {
+    name: 'ends a list early when its signal aborts, and at once when it has aborted before (where it lists)',
+    async run(store) {
+      if (store.list === undefined) return
+      const route = `POST /${anId()}`
+      const meta = { ...aClaim().meta, route }
+      const claims = times(300, () => aClaim({ meta }))
+      await Promise.all(claims.map((claim) => store.claim(claim)))
+      const controller = new AbortController()
+      const { signal } = controller
+      let listed = 0
+      for await (const record of store.list({ route, signal })) {
+        assert.equal(record.meta.route, route)
+        listed += 1
+        controller.abort()
+      }
+      assertBetween(listed, 1, claims.length - 1)
+      for await (const record of store.list({ route, signal }))
+        assert.fail(`It gave ${record.id}, though nobody listens any more`)
+    },
+  },
+  {
     name: 'removes what has ended and what is unknown, and nothing that runs (where it removes)',
     async run(store) {
       if (store.remove === undefined) return

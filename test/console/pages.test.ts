@@ -1,6 +1,9 @@
+import { once } from 'node:events'
 import Fastify from 'fastify'
 import { afterEach, describe, expect, it } from 'vitest'
 import operatorConsole from '../../src/console/console.js'
+import { recordId } from '../../src/contract/key.js'
+import type { ListQuery, StoredRecord } from '../../src/contract/store.js'
 import { createIdempotency } from '../../src/index.js'
 import { memoryStore } from '../../src/stores/memory.js'
 import { sealedStore } from '../../src/stores/sealed.js'
@@ -119,6 +122,41 @@ describe('a list', () => {
     expect(page.text).toContain(`<option value="${hour}" selected>`)
   })
 
+  it('that found nothing in time says so, and that it is not whole', async () => {
+    const behind = memoryStore()
+    const list = async function* ({ signal }: ListQuery): AsyncIterable<StoredRecord> {
+      await once(signal ?? expect.fail('nobody could stop it'), 'abort')
+      yield* []
+    }
+    const world = await aWorld({}, { store: { ...behind, list }, behind })
+    for (const path of ['/', '/records']) {
+      const { status, text } = await world.get(`/console${path}`)
+      expect(status).toBe(200)
+      expect(read(text)).toContain('Nothing was found within 5 s, and the store had not looked at everything')
+      expect(read(text)).not.toContain('Every operation has an outcome')
+    }
+  }, 30_000)
+
+  it('is not looked for any more once the one who asked is gone', async () => {
+    const behind = memoryStore()
+    const asked: AbortSignal[] = []
+    const list = async function* ({ signal }: ListQuery): AsyncIterable<StoredRecord> {
+      asked.push(signal ?? expect.fail('nobody could stop it'))
+      yield* []
+      await once(asked[0] ?? expect.fail(), 'abort')
+    }
+    const world = await aWorld({}, { store: { ...behind, list }, behind })
+    const url = await world.app.listen({ host: '127.0.0.1', port: 0 })
+    const person = new AbortController()
+    const page = fetch(`${url}/console/`, { headers: { 'x-operator': 'ann' }, signal: person.signal })
+    await expect.poll(() => asked.length).toBe(2)
+    const left = performance.now()
+    person.abort()
+    await expect(page).rejects.toThrow()
+    await expect.poll(() => asked.every(({ aborted }) => aborted), { timeout: 4000 }).toBe(true)
+    expect(performance.now() - left).toBeLessThan(4000)
+  })
+
   it('shows the oldest first', async () => {
     const world = await aWorld()
     const now = Date.now()
@@ -153,6 +191,26 @@ describe('a record', () => {
     expect(byId.headers.location).toBe(byKey.headers.location)
     expect(await world.post('/console/search', { key, scope: 'another' })).toMatchObject({ status: 404 })
     expect(await world.get('/console/records/none')).toMatchObject({ status: 404 })
+  })
+
+  it('is found by a scope and a key with spaces around them, where they are part of them', async () => {
+    const world = await aWorld()
+    const scope = ' acme '
+    for (const [typed, key] of [
+      ['k-1', 'k-1'],
+      [' k-2 ', ' k-2 '],
+      ['" k-3 "', ' k-3 '],
+      [' "k-4" ', 'k-4'],
+    ] as const) {
+      const id = recordId({ namespace: '', scope, key })
+      await aRunningClaim(world, key, {}, id)
+      const found = await world.post('/console/search', { key: typed, scope })
+      expect(found.headers.location).toBe(`./records/${id}`)
+      // Not the record of somebody else, whose name is nearly the same.
+      expect(await world.post('/console/search', { key: typed, scope: 'acme' })).toMatchObject({
+        status: 404,
+      })
+    }
   })
 
   it('shows status and size of the kept answer, and not a word of it', async () => {
@@ -289,9 +347,10 @@ async function aRunningClaim(
   { store }: ConsoleWorld,
   key: string,
   meta: { readonly route?: string; readonly firstSeenAt?: number } = {},
+  id = `id-of-${key}`,
 ): Promise<void> {
   await store.claim({
-    ...{ id: `id-of-${key}`, token: 'token', fingerprint: 'f', leaseMs: 60_000, ttlMs: 600_000 },
+    ...{ id, token: 'token', fingerprint: 'f', leaseMs: 60_000, ttlMs: 600_000 },
     ...{ takeOver: false, mayBeLost: false },
     meta: { key, route: 'POST /payments', scope: 'hash', firstSeenAt: Date.now(), ...meta },
   })

@@ -1,3 +1,4 @@
+import { PassThrough } from 'node:stream'
 import cors from '@fastify/cors'
 import formbody from '@fastify/formbody'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -219,9 +220,9 @@ describe('authorize', () => {
 describe('registration', () => {
   async function register(
     options: object,
-    given: { readonly withEngine?: boolean } = {},
+    given: { readonly withEngine?: boolean; readonly app?: FastifyInstance } = {},
   ): Promise<FastifyInstance> {
-    const app = Fastify()
+    const { app = Fastify() } = given
     open.push(app)
     if (given.withEngine !== false) await app.register(idempotency, { store: memoryStore(), scope: 'shared' })
     await app.register(operatorConsole, { prefix: '/console', ...options } as ConsoleOptions & {
@@ -254,6 +255,31 @@ describe('registration', () => {
       code: 'IDEMPOTENCY_OPTIONS_INVALID',
       message: expect.stringContaining('there is no app.idempotency'),
     })
+  })
+
+  it.each([
+    ['no logger', {}],
+    ['a logger that is silent', { logger: { level: 'silent' } }],
+    ['a logger that leaves warnings out', { logger: { level: 'error' } }],
+  ])(
+    'is refused with actions in an application with %s, for nobody would know who changed what',
+    async (_, own) => {
+      const logged = () => Fastify({ ...own })
+      await expect(register({ authorize, actions: true }, { app: logged() })).rejects.toMatchObject({
+        code: 'IDEMPOTENCY_OPTIONS_INVALID',
+        message: expect.stringContaining('give the option "logger"'),
+      })
+      const logger = { info() {}, warn() {} }
+      await register({ authorize, actions: true, logger }, { app: logged() })
+      await register({ authorize }, { app: logged() })
+    },
+  )
+
+  it('takes the log of the application for actions, where it writes warnings', async () => {
+    const stream = new PassThrough()
+    const app = Fastify({ logger: { level: 'warn', stream } })
+    await register({ authorize, actions: true }, { app })
+    expect((await app.inject('/console/')).statusCode).toBe(200)
   })
 
   it('only shows, unless it is told otherwise', async () => {

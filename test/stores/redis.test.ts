@@ -58,6 +58,34 @@ describeWith(['redis'], 'redisStore', () => {
     }
   })
 
+  it('reads no further page for a list that was called off, also where it has found nothing', async () => {
+    const prefix = `${randomUUID()}:`
+    const running = redisStore(client, { prefix })
+    await Promise.all(Array.from({ length: 120 }, () => running.claim(aClaim())))
+    const calledOff = new AbortController()
+    let reads = 0
+    const store = redisStore(
+      {
+        info: client.info.bind(client),
+        config: client.config.bind(client),
+        callBuffer(command: string, args: (string | Buffer | number)[]) {
+          if (command === 'evalsha') {
+            reads += 1
+            calledOff.abort()
+          }
+          return client.callBuffer(command, args)
+        },
+      },
+      { prefix },
+    )
+    const found: string[] = []
+    for await (const { id } of store.list?.({ status: 'unknown', signal: calledOff.signal }) ?? [])
+      found.push(id)
+    expect(found).toEqual([])
+    expect(reads).toBeGreaterThan(0)
+    expect(reads).toBeLessThanOrEqual(50)
+  })
+
   it('reads a list in pages, and ends it with its limit', async () => {
     let underWay = 0
     let most = 0
