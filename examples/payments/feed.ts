@@ -13,6 +13,7 @@ export interface Feed {
   follow(lastEventId: number): Readable
 }
 
+/** Makes a feed that nobody follows yet. */
 export function createFeed(): Feed {
   const remembered: { readonly id: number; readonly text: string }[] = []
   const followers = new Set<PassThrough>()

@@ -55,6 +55,7 @@ export function followBank(changed: () => void): BankView {
   }
 }
 
+/** Empties the ledger, and fills the accounts as they were at first. */
 export async function startOver(): Promise<void> {
   await fetch('/demo/start-over', { method: 'POST', headers: AS_ALICE })
 }

@@ -43,6 +43,7 @@ export interface Press {
 
 const STORED_AS = 'demo:press'
 
+/** A press that nothing was sent for yet. It has the number after that of the press before. */
 export function newPress(after: Press | undefined, amount: number, withKey: boolean): Press {
   const number = (after?.number ?? 0) + 1
   const chance = crypto.getRandomValues(new Uint32Array(1)).join('')
@@ -65,6 +66,7 @@ export function pressOf(
   return number === undefined ? undefined : { number, withKey: kind === 'keyed' }
 }
 
+/** The key that the press was sent with, once it was sent with one. */
 export function keyOf(press: Press): string | undefined {
   return press.attempts.find(({ key }) => key)?.key ?? undefined
 }
@@ -79,6 +81,7 @@ export function store(press: Press): void {
   sessionStorage.setItem(STORED_AS, JSON.stringify(press))
 }
 
+/** A page that is loaded again finds nothing. */
 export function forget(): void {
   sessionStorage.removeItem(STORED_AS)
 }
