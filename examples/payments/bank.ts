@@ -1,5 +1,6 @@
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { type IdempotencyStore, memoryStore } from 'oncekey'
+import type { AuditLogger } from 'oncekey/console'
 import idempotency from 'oncekey/fastify'
 import { collectMetrics } from 'oncekey/prometheus'
 import { Registry } from 'prom-client'
@@ -32,6 +33,8 @@ export interface BankOptions {
   readonly slowness?: () => Promise<unknown>
   /** How long a handler may hold its claim, before nobody knows how it ended. */
   readonly maxRunMs?: number
+  /** Where the lines about settled and released transfers go. Standard output, if it is not said. */
+  readonly audit?: AuditLogger
 }
 
 /** A small bank. `POST /transfers` moves money once for every `Idempotency-Key`, however often it is sent. */
@@ -67,7 +70,7 @@ export async function buildBank(ledger: Ledger, options: BankOptions = {}): Prom
   })
   await servePage(app, { feed, ledger })
 
-  await mountConsole(app)
+  await mountConsole(app, options.audit)
 
   app.get('/accounts', () => ledger.accounts())
   app.get('/transfers', () => ledger.transfers(50))

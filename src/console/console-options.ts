@@ -70,7 +70,8 @@ export interface ConsoleOptions {
   readonly origin?: string
 
   /**
-   * Where the audit lines of each change go.
+   * Where the audit lines of each change go. With `actions` it must be given where the application has no log, or one that
+   * leaves warnings out.
    *
    * @default app.log
    */
@@ -112,7 +113,7 @@ const schema = z.strictObject({
  */
 export function parseConsoleOptions(
   options: unknown,
-  app: { readonly idempotency?: ShownEngine; readonly log: AuditLogger },
+  app: { readonly idempotency?: ShownEngine; readonly log: ApplicationLog },
 ): ConsoleSettings {
   if (
     typeof options !== 'object' ||
@@ -131,15 +132,32 @@ export function parseConsoleOptions(
     throw new OptionsError(
       `${WHERE}: there is no app.idempotency here. Register oncekey/fastify before the console, or give the engine as option "idempotency"`,
     )
+  const { actions = false } = parsed
+  if (actions && parsed.logger === undefined && !writesWarnings(app.log))
+    throw new OptionsError(
+      `${WHERE}: with actions: true each change leaves audit lines, and app.log would drop them, since the application has no logger or one whose level is above "warn": give the option "logger", or Fastify a logger`,
+    )
   return {
     authorize: parsed.authorize,
     idempotency,
-    actions: parsed.actions ?? false,
+    actions,
     secret: parsed.secret ?? randomBytes(32),
     origin: parsed.origin,
     logger: parsed.logger ?? app.log,
     audit: parsed.audit as AuditOptions | undefined,
   }
+}
+
+/** What Fastify calls `app.log`: a pino, a logger of the application, or nothing in the shape of one. */
+interface ApplicationLog extends AuditLogger {
+  readonly level?: unknown
+  readonly isLevelEnabled?: (level: string) => boolean
+}
+
+/** Audit lines of changes are warnings. Without a logger Fastify has one that drops everything, and has no level. */
+function writesWarnings(log: ApplicationLog): boolean {
+  if (log.level === undefined || ['error', 'fatal', 'silent'].includes(String(log.level))) return false
+  return log.isLevelEnabled?.('warn') ?? true
 }
 
 function having<T>(names: readonly string[], described: string): z.ZodType<T, unknown> {

@@ -49,7 +49,7 @@ const operatorConsole: FastifyPluginAsync<ConsoleOptions> = async (app, options)
 
   app.get('/', async (request, reply) => {
     const path = pathOf(request)
-    // Links are relative to a folder.
+    // Links are relative to a folder. A proxy with a name of its own for it has to add the slash itself.
     if (!path.endsWith('/')) return reply.redirect(`./${path.slice(path.lastIndexOf('/') + 1)}/`)
     const [unknown, running] = await Promise.all([
       ask(request, reply, { status: 'unknown', limit: OVERVIEW_LIMIT }),

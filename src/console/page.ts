@@ -2,7 +2,7 @@ import { type Content, type Html, html } from './html.js'
 
 /** What every page shows beside its own content. */
 export interface Frame {
-  /** The way from this page to the overview: relative, so that a proxy may put the console anywhere. */
+  /** The way from this page to the overview: relative, so that a proxy may put the console at any path that ends in a slash. */
   readonly root: string
   /** Who looks. `undefined` before that is known. */
   readonly by: string | undefined

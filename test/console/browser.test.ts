@@ -271,6 +271,7 @@ async function aService({
     prefix: '/console',
     authorize: () => ({ by: CREDENTIALS.username, mayChange: true }),
     actions: true,
+    logger: { info() {}, warn() {} },
   })
   return app
 }

@@ -276,10 +276,19 @@ describe('registration', () => {
   )
 
   it('takes the log of the application for actions, where it writes warnings', async () => {
-    const stream = new PassThrough()
+    const stream = new PassThrough({ encoding: 'utf8' })
     const app = Fastify({ logger: { level: 'warn', stream } })
-    await register({ authorize, actions: true }, { app })
-    expect((await app.inject('/console/')).statusCode).toBe(200)
+    const world = await aWorld({ logger: undefined } as object, { app })
+    const { result } = await change(world, await world.orphan(aKey()), 'release')
+    expect(result.status).toBe(200)
+    const lines = String(stream.read())
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(lines).toMatchObject([
+      { audit: 'oncekey', event: 'releasing', by: 'ann' },
+      { audit: 'oncekey', event: 'released', by: 'ann' },
+    ])
   })
 
   it('only shows, unless it is told otherwise', async () => {

@@ -12,7 +12,9 @@ afterEach(async () => {
 
 describeWith(['chromium'], 'the console of examples/payments', () => {
   it('asks for its password, and lets a visitor release the transfer that was lost', async () => {
-    const bank = await buildBank(await openLedger())
+    const audit: object[] = []
+    const note = (line: object): void => void audit.push(line)
+    const bank = await buildBank(await openLedger(), { audit: { info: note, warn: note } })
     open.push(bank)
     const url = await bank.listen({ port: 0, host: '127.0.0.1' })
     const lost = await loseTransfer(bank)
@@ -46,6 +48,10 @@ describeWith(['chromium'], 'the console of examples/payments', () => {
     await page.getByRole('button', { name: 'Release it' }).click()
     await page.getByRole('heading', { name: 'Released' }).waitFor()
 
+    expect(audit).toMatchObject([
+      { audit: 'oncekey', event: 'releasing', by: OPERATOR.name },
+      { audit: 'oncekey', event: 'released', by: OPERATOR.name },
+    ])
     expect(await retry()).toMatchObject({ status: 201, body: lost.order })
     expect(await retry()).toMatchObject({ status: 201, body: lost.order })
     const accounts = await fetch(`${url}/accounts`, { headers: { authorization: 'Bearer alice' } })

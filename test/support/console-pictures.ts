@@ -59,6 +59,7 @@ export async function startPictured(): Promise<FastifyInstance> {
     idempotency: { on, store, namespace, policy },
     authorize: () => ({ by: 'ann@example.com', mayChange: true }),
     actions: true,
+    logger: { info() {}, warn() {} },
   })
   anHourAgo((minute) => {
     for (const type of trafficOf(minute)) for (const listen of listeners) listen({ type } as IdempotencyEvent)
