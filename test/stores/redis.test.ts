@@ -86,6 +86,30 @@ describeWith(['redis'], 'redisStore', () => {
     expect(reads).toBeLessThanOrEqual(50)
   })
 
+  it('looks through no further keys for a list that was called off, also where none is a record', async () => {
+    const prefix = `${randomUUID()}:`
+    const others = Array.from({ length: 2000 }, (_, index) => `${prefix}not-a-record-${index}`)
+    await client.mset(...others.flatMap((key) => [key, '']))
+    const calledOff = new AbortController()
+    let scans = 0
+    const store = redisStore(
+      {
+        info: client.info.bind(client),
+        config: client.config.bind(client),
+        callBuffer(command: string, args: (string | Buffer | number)[]) {
+          scans += 1
+          calledOff.abort()
+          return client.callBuffer(command, args)
+        },
+      },
+      { prefix },
+    )
+    for await (const { id } of store.list?.({ signal: calledOff.signal }) ?? [])
+      expect.fail(`${id} is no record`)
+    expect(scans).toBe(1)
+    await client.del(...others)
+  })
+
   it('reads a list in pages, and ends it with its limit', async () => {
     let underWay = 0
     let most = 0
