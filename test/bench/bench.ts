@@ -1,3 +1,4 @@
+import { benchFingerprints } from './fingerprints.js'
 import { benchGrowth } from './growth.js'
 import { pinLoad } from './measure.js'
 import { benchMessages } from './messages.js'
@@ -9,6 +10,7 @@ const PARTS = {
   requests: benchRequests,
   connections: benchConnections,
   bodies: benchBodies,
+  fingerprints: benchFingerprints,
   transactions: benchTransactions,
   messages: benchMessages,
   growth: benchGrowth,
