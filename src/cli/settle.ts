@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
 import type { StoredRecord } from '../contract/store.js'
+import { isOfHttp } from '../operator/is-of-http.js'
 import { askAndEnd, called, type Ending } from './ask-and-end.js'
 import { CHANGE_HELP, CHANGE_OPTIONS } from './audit-trail.js'
 import { type Command, UsageError } from './command.js'
@@ -9,7 +10,7 @@ import type { OperatorStore } from './operator-store.js'
 import { RECORD_HELP, RECORD_OPTIONS, recordName } from './record-name.js'
 import { outcomeText } from './record-view.js'
 import { OUTCOME_HELP, OUTCOME_OPTIONS, type SettledOutcome, settledOutcome } from './settled-outcome.js'
-import { isHttpRoute, isMessageRoute } from './show.js'
+import { isMessageRoute } from './show.js'
 import { EXIT_HELP, STORE_HELP, STORE_OPTIONS } from './store-flags.js'
 import { lengthText } from './times.js'
 
@@ -84,17 +85,17 @@ function settling({ outcome, status }: SettledOutcome, record: StoredRecord, ttl
 }
 
 /** An outcome of the wrong kind could not be read by those that it is for. */
-function assertFits({ kind }: SettledOutcome, { meta }: StoredRecord): void {
-  const { route } = meta
+function assertFits({ kind }: SettledOutcome, record: StoredRecord): void {
+  const { route } = record.meta
   if (isMessageRoute(route))
     throw new UsageError(
       'this is an attempt at a message, and its inbox settles it when the message comes again',
     )
-  if (kind === 'http' && !isHttpRoute(route))
+  if (kind === 'http' && !isOfHttp(record))
     throw new UsageError(
       `this is a function, "${route}", and no HTTP request: give its value with --value=JSON`,
     )
-  if (kind === 'value' && isHttpRoute(route))
+  if (kind === 'value' && isOfHttp(record))
     throw new UsageError(`this is an HTTP request, ${route}: give its answer with --status=201`)
 }
 
