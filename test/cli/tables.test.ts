@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { setTimeout } from 'node:timers/promises'
 import { Pool } from 'pg'
 import { afterAll, beforeAll, expect, inject, it } from 'vitest'
 import { openPostgres } from '../../src/cli/open-postgres.js'
@@ -63,7 +64,9 @@ describeWith(['postgres'], 'oncekey migrate and sweep', () => {
     const holder = await pool.connect()
     try {
       await holder.query(`begin; lock table ${schema}.held in access exclusive mode`)
-      await expect(expired?.()).rejects.toThrow('timeout')
+      // Without a limit it would wait for the lock, and the lock for this test.
+      const counted = Promise.race([expired?.(), setTimeout(10_000, 'no limit', { ref: false })])
+      await expect(counted).rejects.toThrow('timeout')
     } finally {
       await holder.query('rollback')
       holder.release()
