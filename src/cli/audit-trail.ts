@@ -31,7 +31,7 @@ export const CHANGE_HELP = `The change:
 /**
  * Has `work` write down what it does. What is about to be done goes to the file alone; what was done also to standard error.
  *
- * @throws {UsageError} when the file cannot be written before: then it must not be done.
+ * @throws {UsageError} when `--by` names nobody, or the file cannot be written before: then it must not be done.
  * @throws {StoreFailedError} when it does not take the line afterwards; that is on standard error then.
  */
 export async function withAuditTrail<T>(
@@ -39,7 +39,8 @@ export async function withAuditTrail<T>(
   output: Output,
   work: (trail: AuditTrail) => Promise<T>,
 ): Promise<T> {
-  const file = flags['audit-log'] ?? process.env.ONCEKEY_AUDIT_LOG
+  const file = flags['audit-log'] ?? (process.env.ONCEKEY_AUDIT_LOG || undefined)
+  if (flags.by?.trim() === '') throw new UsageError('--by is the name of whoever does it, and not empty')
   const by = flags.by ?? userOfThis()
   const descriptor = file === undefined ? undefined : openedFile(file)
 

@@ -6,7 +6,7 @@ import { type Command, EXIT, type Output, UsageError } from './command.js'
 import { durationFlag } from './duration-flag.js'
 import { cut, table } from './layout.js'
 import { withStore } from './operator-store.js'
-import { printable, printableJson } from './printable.js'
+import { printable, printableJson, shellWord } from './printable.js'
 import { type RecordView, recordView } from './record-view.js'
 import { commandLine, EXIT_HELP, STORE_HELP, STORE_OPTIONS } from './store-flags.js'
 import { lengthText } from './times.js'
@@ -97,7 +97,9 @@ export const list: Command = {
       if (hasMore)
         output.err(`\nThere are more than these ${limit}: --limit shows more, and filters fewer.\n`)
       const first = found[0]?.id ?? ''
-      output.err(`\nGo on with one of them: ${commandLine(store.location, flags, 'show', `--id=${first}`)}\n`)
+      output.err(
+        `\nGo on with one of them: ${commandLine(store.location, flags, 'show', `--id=${shellWord(first)}`)}\n`,
+      )
       return EXIT.ok
     })
   },
@@ -118,7 +120,7 @@ function recordTable(records: readonly RecordView[]): string {
     lengthText(ageMs),
     cut(printable(route), 32),
     cut(printable(key), 40),
-    id,
+    printable(id),
   ])
   return table([['STATE', 'STATUS', 'FIRST SEEN', 'AGE', 'ROUTE', 'KEY', 'ID'], ...rows])
 }

@@ -42,6 +42,11 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   isClosed = true
 })
 
+// What was done is done, whether or not somebody reads about it: `2>&1 | head -1` must not make a failure of it.
+process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
+
 // Not process.exit(): what was written to a pipe has to get there.
 process.exitCode = await main(process.argv.slice(2))
 // A store that does not answer does not close its connection either.

@@ -1,5 +1,6 @@
 import { isIdempotencyError } from '../contract/errors.js'
 import { postgresStore } from '../stores/postgres.js'
+import { poolDriver } from '../stores/postgres-driver.js'
 import { tableNames } from '../stores/postgres-names.js'
 import { expiredStatement } from '../stores/postgres-statements.js'
 import { clientPackage, type OpenedStore, REACHED_WITHIN_MS, reached } from './opened-store.js'
@@ -7,10 +8,18 @@ import type { StoreFlags } from './store-flags.js'
 import type { StoreLocation } from './store-location.js'
 
 /** Reading or sweeping a large table takes its time, which one record does not. */
-const LONG_QUERY = '5m'
+const LONG_QUERY_MS = 300_000
 
-/** Connects to Postgres. */
-export async function openPostgres(location: StoreLocation, flags: StoreFlags): Promise<OpenedStore> {
+/**
+ * Connects to Postgres.
+ *
+ * @param longQueryMs how long a statement may take that reads or sweeps a table.
+ */
+export async function openPostgres(
+  location: StoreLocation,
+  flags: StoreFlags,
+  longQueryMs = LONG_QUERY_MS,
+): Promise<OpenedStore> {
   const { default: pg } = await clientPackage('pg', () => import('pg'))
   const pool = new pg.Pool({
     connectionString: location.url,
@@ -23,7 +32,7 @@ export async function openPostgres(location: StoreLocation, flags: StoreFlags): 
   })
   const names = tableFlags(flags)
   const store = postgresStore(pool, { ...names, queryTimeout: REACHED_WITHIN_MS })
-  const patient = postgresStore(pool, { ...names, queryTimeout: LONG_QUERY })
+  const patient = postgresStore(pool, { ...names, queryTimeout: longQueryMs })
   try {
     await reached(location, pool.query('select 1'))
   } catch (error) {
@@ -33,8 +42,9 @@ export async function openPostgres(location: StoreLocation, flags: StoreFlags): 
   return {
     store: { ...store, list: patient.list as NonNullable<typeof patient.list> },
     async expired() {
-      const { rows } = await pool.query<{ expired: number }>(expiredStatement(tableNames(names).table))
-      return rows[0]?.expired ?? 0
+      const statement = expiredStatement(tableNames(names).table)
+      const [row] = await poolDriver(pool, longQueryMs).query(statement, [], false)
+      return (row as { readonly expired: number } | undefined)?.expired ?? 0
     },
     sweep: patient.sweep as NonNullable<typeof patient.sweep>,
     tables: {

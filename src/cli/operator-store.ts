@@ -18,14 +18,23 @@ export interface OperatorStore {
   /** Lets what the backend does not give be told as its failure. */
   reading<T>(items: AsyncIterable<T>): AsyncIterable<T>
   settle(id: string, resolution: Outcome | 'release', ttlMs: number): Promise<boolean>
-  /** Whether outcomes are sealed here, and no key was given to seal another one. */
-  lacksSealingKey(): Promise<boolean>
+  /** What some completed records say about sealing, and the keys that were given. */
+  sealing(): Promise<Sealing>
   readonly sweep: (() => Promise<number>) | undefined
   readonly expired: (() => Promise<number>) | undefined
   readonly tables: OpenedStore['tables']
   /** The store itself, for an inbox in it. */
   readonly backend: IdempotencyStore
 }
+
+/**
+ * Whether an outcome that is settled here could be opened by the application: `no-key` and `other-key` where one was found
+ * that is sealed and cannot be opened; `not-known` where there was none to look at, and no key was given.
+ */
+export type Sealing = 'fits' | 'no-key' | 'other-key' | 'not-known'
+
+/** Enough to find sealed ones among those of before sealing was switched on, and few enough to be read for one answer. */
+const SEALING_SAMPLES = 50
 
 /**
  * Opens the store that the options and the environment name, hands it to `work`, and closes it.
@@ -78,11 +87,15 @@ function operatorStore(location: StoreLocation, opened: OpenedStore): OperatorSt
 
     settle: (id, resolution, ttlMs) => asked((sealing ?? store).settle(id, resolution, ttlMs)),
 
-    async lacksSealingKey() {
-      if (sealing !== undefined) return false
-      for await (const record of this.list({ status: 'completed', limit: 1 }))
-        return record.status === 'completed' && isSealed(record.outcome)
-      return false
+    async sealing() {
+      let isKnown = sealing !== undefined
+      for await (const record of this.list({ status: 'completed', limit: SEALING_SAMPLES })) {
+        isKnown = true
+        if (!isClosed(record)) continue
+        if (sealing === undefined) return 'no-key'
+        if (isClosed(await this.find(record.id))) return 'other-key'
+      }
+      return isKnown ? 'fits' : 'not-known'
     },
 
     sweep: sweep && (() => asked(sweep())),
@@ -94,10 +107,16 @@ function operatorStore(location: StoreLocation, opened: OpenedStore): OperatorSt
   }
 }
 
+function isClosed(record: StoredRecord | undefined): boolean {
+  return record?.status === 'completed' && isSealed(record.outcome)
+}
+
 /** The keys are in the environment only: others see a command line. */
 function sealingStore(store: IdempotencyStore): IdempotencyStore | undefined {
-  const keys = process.env.ONCEKEY_SEALING_KEYS?.split(',').map((key) => key.trim())
-  if (keys === undefined) return undefined
+  const given = process.env.ONCEKEY_SEALING_KEYS
+  // Empty is how a deployment says that there is none.
+  if (!given) return undefined
+  const keys = given.split(',').map((key) => key.trim())
   return sealedStore(store, { keys, acceptUnsealed: true })
 }
 

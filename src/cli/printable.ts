@@ -26,8 +26,9 @@ export function printableJson(value: unknown, indent?: number): string {
   )
 }
 
-/** A text for a shell of POSIX, quoted where it has to be. */
-export function shellWord(text: string): string {
+/** A text for a shell of POSIX, quoted where it has to be. What must not reach a terminal is escaped, and another word then. */
+export function shellWord(given: string): string {
+  const text = printable(given)
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
 }
 

@@ -74,7 +74,7 @@ export function recordText(view: RecordView): string {
     ['kept', outcome === null ? undefined : keptText(outcome.ageMs)],
     ['forgotten', `${expiry ?? '?'}, in ${lengthText(view.expiresInMs)}; a retry after that runs it again`],
     ['scope', `${printable(view.scopeHash)} (a hash)`],
-    ['id', view.id],
+    ['id', printable(view.id)],
   ])
 }
 

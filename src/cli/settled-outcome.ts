@@ -95,7 +95,8 @@ function statusIn(text: string): number {
 const keptHeaders = createHeaderFilter()
 
 function headersIn(lines: readonly string[]): Record<string, string | string[]> {
-  const headers: Record<string, string | string[]> = {}
+  // Without a prototype: `constructor` is a name like any other here.
+  const headers: Record<string, string | string[]> = Object.create(null)
   for (const line of lines) {
     const [, name, given] = /^([!#$%&'*+.^_`|~\w-]+):([\t\x20-\x7e]*)$/.exec(line) ?? []
     if (name === undefined || given === undefined)

@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
 import type { StoredRecord } from '../contract/store.js'
+import { isOfHttp } from '../operator/is-of-http.js'
 import { type Command, EXIT, type Output } from './command.js'
 import { type OperatorStore, withStore } from './operator-store.js'
 import { printable, printableJson } from './printable.js'
@@ -63,7 +64,9 @@ application. Whatever the scope: ${commandLine(location, flags, 'list', '--key=K
 }
 
 /** What can be done about an unknown record. */
-function waysOn({ id, meta }: StoredRecord, { location }: OperatorStore, flags: StoreFlags): string {
+function waysOn(record: StoredRecord, { location }: OperatorStore, flags: StoreFlags): string {
+  const { id, meta } = record
+  const isHttp = isOfHttp(record)
   const line = (...words: readonly string[]): string => commandLine(location, flags, ...words)
   if (isMessageRoute(meta.route))
     return `
@@ -71,23 +74,16 @@ This is an attempt at a message. Its inbox decides about it when the message com
 did not happen:
     ${line('release', `--id=${id}`)}
 `
-  const answer = isHttpRoute(meta.route)
-    ? ['--status=201', `--body='{"id":"..."}'`]
-    : [`--value='{"id":"..."}'`]
+  const answer = isHttp ? ['--status=201', `--body='{"id":"..."}'`] : [`--value='{"id":"..."}'`]
   return `
 Find out whether it happened: in your books, or at the provider. Retries are refused until somebody says.
   It happened; retries get the answer that you give:
     ${line('settle', `--id=${id}`, ...answer)}
   It happened, and its answer cannot be given any more; retries are told so:
-    ${line('settle', `--id=${id}`, '--tombstone', ...(isHttpRoute(meta.route) ? ['--status=201'] : []))}
+    ${line('settle', `--id=${id}`, '--tombstone', ...(isHttp ? ['--status=201'] : []))}
   It did not happen; a retry runs it:
     ${line('release', `--id=${id}`)}
 `
-}
-
-/** Whether a record is of an HTTP request: its route begins with the method, and a function's has a name. */
-export function isHttpRoute(route: string): boolean {
-  return /^[A-Z]+ \S/.test(route)
 }
 
 /** Whether a record is of an attempt at a message, which only its inbox can read. */

@@ -3,7 +3,7 @@ import { countRecords } from '../core/record-counts.js'
 import { type Command, EXIT } from './command.js'
 import { cut, facts, table } from './layout.js'
 import { withStore } from './operator-store.js'
-import { printable, printableJson } from './printable.js'
+import { printable, printableJson, shellWord } from './printable.js'
 import { recordView } from './record-view.js'
 import { commandLine, EXIT_HELP, STORE_HELP, STORE_OPTIONS } from './store-flags.js'
 import { lengthText } from './times.js'
@@ -60,7 +60,9 @@ export const stats: Command = {
         ])}`,
       )
       if (oldest !== undefined)
-        output.err(`\nGo on with it: ${commandLine(store.location, flags, 'show', `--id=${oldest.id}`)}\n`)
+        output.err(
+          `\nGo on with it: ${commandLine(store.location, flags, 'show', `--id=${shellWord(oldest.id)}`)}\n`,
+        )
       return EXIT.ok
     })
   },

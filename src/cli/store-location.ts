@@ -52,8 +52,22 @@ function located(given: string, from: string, isFlag = false): StoreLocation {
     throw new UsageError(
       `${from} has an @ after its host. In a password each of : / ? # @ % is written as %3A %2F %3F %23 %40 %25`,
     )
+  if (![url.username, url.password, url.host, url.pathname].every(isEncoded))
+    throw new UsageError(
+      `${from} has a % that begins no %XX of UTF-8. In a password each of : / ? # @ % is written as %3A %2F %3F %23 %40 %25`,
+    )
   const user = url.username === '' ? '' : `${url.username}@`
   const shown = `${url.protocol}//${user}${url.host}${url.pathname}`
   const isBare = url.password === '' && url.search === ''
   return { kind, url: given, shown, flag: isFlag ? (isBare ? given : 'URL') : undefined }
+}
+
+/** Whether clients of the store can decode a part of a URL. */
+function isEncoded(part: string): boolean {
+  try {
+    decodeURIComponent(part)
+    return true
+  } catch {
+    return false
+  }
 }

@@ -1,6 +1,8 @@
-import type { Outcome, StoredRecord } from '../contract/store.js'
+import type { Outcome } from '../contract/store.js'
 import { outcomeOf } from '../http/http-answer.js'
 import { outcomeOfResponse, type PlainResponse } from '../http/response-outcome.js'
+
+export { isOfHttp } from '../operator/is-of-http.js'
 
 /** What an operator found out about a request whose outcome is unknown. */
 export type Resolution =
@@ -28,9 +30,4 @@ export function keptBy(resolution: Resolution): {
       return { outcome: outcomeOf({ status, headers: [], body: 'not-kept', isText: false }), status }
     }
   }
-}
-
-/** Whether the record is of a request: method and route. Functions and messages keep outcomes in forms of their own. */
-export function isOfHttp({ meta }: Pick<StoredRecord, 'meta'>): boolean {
-  return /^[A-Z]+ \S/.test(meta.route)
 }

@@ -47,14 +47,16 @@ export async function endUnknown(
   if (record === undefined || !isAsSeen(record, seen)) return { done: false, now: record }
 
   const { id, fence, meta } = record
-  const about = { id, ...meta, fence, ...(status !== undefined && { status }) }
+  const { key, scope, route, firstSeenAt } = meta
+  // Nothing else of what stands in the store: whoever can write there must not write audit lines.
+  const about = { id, key, scope, route, firstSeenAt, fence, ...(status !== undefined && { status }) }
   const isRelease = outcome === 'release'
   // Before it is done: if this process ends here, or the answer of the store is lost, there is a line all the same.
-  trail.announce({ event: isRelease ? 'releasing' : 'settling', ...about })
+  trail.announce({ ...about, event: isRelease ? 'releasing' : 'settling' })
   // A claim that takes it over between the look and this step is refused by the store: it is running then.
   const keptMs = Math.ceil(Math.max(ttlMs, record.expiresInMs))
   if (!(await store.settle(id, outcome, keptMs))) return { done: false, now: await store.find(id) }
-  trail.done({ event: isRelease ? 'released' : 'settled', ...about })
+  trail.done({ ...about, event: isRelease ? 'released' : 'settled' })
   return { done: true, record }
 }
 

@@ -161,14 +161,15 @@ export function writeAudit(
 export function auditLine(entry: AuditEntry, options: AuditOptions = {}): AuditLine | undefined {
   const { event, key, firstSeenAt, completedAt, error, ...rest } = entry
   const shown = key === undefined ? undefined : shownKey(key, options.key)
+  const [firstSeen, completed] = [isoTime(firstSeenAt), isoTime(completedAt)]
   const line: AuditLine = {
     audit: 'oncekey',
     event,
     at: new Date().toISOString(),
     ...rest,
     ...(shown !== undefined && { key: shown }),
-    ...(firstSeenAt !== undefined && { firstSeen: new Date(firstSeenAt).toISOString() }),
-    ...(completedAt !== undefined && { completed: new Date(completedAt).toISOString() }),
+    ...(firstSeen !== undefined && { firstSeen }),
+    ...(completed !== undefined && { completed }),
     ...(error !== undefined && { error: shownError(error) }),
   }
   return options.redact === undefined ? line : options.redact(line)
@@ -219,6 +220,12 @@ function subjectOf({
   route,
 }: EventSubject): Pick<AuditEntry, 'id' | 'scope' | 'key' | 'route'> {
   return { id, scope, key, route }
+}
+
+/** `undefined` for what is no time: what a store holds must not keep a line from being written. */
+function isoTime(epochMs: number | undefined): string | undefined {
+  const time = new Date(epochMs ?? Number.NaN)
+  return Number.isNaN(time.getTime()) ? undefined : time.toISOString()
 }
 
 function shownKey(key: string, how: AuditOptions['key'] = 'hash'): string | undefined {

@@ -14,15 +14,10 @@ export function beginSeries(recorder: Recorder, measured: Labels): void {
   const names = Object.keys(measured)
   for (const { name, labels, known } of COUNTED)
     if (names.every((one) => labels.includes(one)))
-      for (const rest of known) if (mayHappen(measured, rest)) recorder.add(name, { ...measured, ...rest }, 0)
+      for (const rest of known) recorder.add(name, { ...measured, ...rest }, 0)
 }
 
 /** Begins, at 0, what is counted of neither a route nor a topic. */
 export function beginStoreSeries(recorder: Recorder): void {
   for (const { step } of INSTRUMENTS.storeErrors.known) recorder.add('storeErrors', { step }, 0)
-}
-
-/** Answers of a route have a status, and values of a function have none. */
-function mayHappen({ route }: Labels, { status }: Labels): boolean {
-  return route === undefined || status === undefined || /^[A-Z]+ \//.test(route) === (status !== 'none')
 }

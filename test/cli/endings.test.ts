@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import {
   closeSync,
@@ -24,7 +24,13 @@ import { redisStore } from '../../src/stores/redis.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { HOUR } from '../../src/testing/store-fixtures.js'
 import { startFaultProxy } from '../../src/testing/test-kit.js'
-import { hasTerminals, type ProgramRun, runOncekeyIn, typeAtTerminal } from '../support/oncekey-program.js'
+import {
+  hasTerminals,
+  ONCEKEY,
+  type ProgramRun,
+  runOncekeyIn,
+  typeAtTerminal,
+} from '../support/oncekey-program.js'
 import {
   aCompleted,
   anUnknown,
@@ -100,6 +106,14 @@ for (const kind of ['redis', 'postgres'] as const)
       expect(expiresInMs).toBeLessThanOrEqual(24 * HOUR)
     })
 
+    it('says how long it keeps a settled answer, also where that is longer than it was told', async () => {
+      const { id } = await anUnknown(operated.store, { ttlMs: 7 * 24 * HOUR })
+      const { out, err } = await run('settle', `--id=${id}`, ...PAID, '--ttl=1h', '--yes')
+      expect(err).toMatch(/It is settled as done: .*, for 6d 23h\.\n/)
+      expect(out).toMatch(/^Settled: .*, for 6d 23h\.\n$/)
+      expect((await answerNow(id)).expiresInMs).toBeGreaterThan(6.9 * 24 * HOUR)
+    })
+
     it('takes bodies of other kinds, byte for byte, and none', async () => {
       const bytes = randomBytes(300)
       const file = join(folder, 'receipt.pdf')
@@ -122,6 +136,21 @@ for (const kind of ['redis', 'postgres'] as const)
       const empty = await stuck()
       await run('settle', `--id=${empty.id}`, '--status=204', '--yes')
       expect(await answerNow(empty.id)).toMatchObject({ status: 204, body: '' })
+    })
+
+    it('takes headers that are called like what every object has', async () => {
+      const { id } = await stuck()
+      const headers = ['constructor: a', '__proto__: b', '__proto__: c', 'toString: d']
+      const flags = headers.map((header) => `--header=${header}`)
+      await run('settle', `--id=${id}`, ...PAID, ...flags, '--yes')
+      const record = await now(id)
+      const kept = record?.status === 'completed' ? answerOf(record.outcome) : undefined
+      expect(kept?.kept && kept.answer.headers).toEqual([
+        ['constructor', 'a'],
+        ['__proto__', ['b', 'c']],
+        ['tostring', 'd'],
+        ['content-type', 'application/json; charset=utf-8'],
+      ])
     })
 
     it('settles as a tombstone, which tells retries that the answer is not kept', async () => {
@@ -152,6 +181,7 @@ for (const kind of ['redis', 'postgres'] as const)
         'this is an HTTP request, POST /payments',
       ],
       ['a function with a status', 'send-invoice', ['--status=200'], 'this is a function, "send-invoice"'],
+      ['a function that begins with capitals', 'PAY invoice', ['--status=200'], 'this is a function'],
       ['an attempt at a message', 'message ledger', ['--value=1'], 'this is an attempt at a message'],
     ])('refuses to settle %s', async (_, route, flags, message) => {
       const { id } = await anUnknown(operated.store, { route })
@@ -377,6 +407,41 @@ for (const kind of ['redis', 'postgres'] as const)
       ])
     })
 
+    it('ends as it has ended, where nobody reads standard error', async () => {
+      const { id } = await stuck()
+      const file = join(folder, 'unread.log')
+      const args = ['settle', `--id=${id}`, ...PAID, '--yes', `--audit-log=${file}`, operated.flag]
+      const child = spawn(process.execPath, [ONCEKEY, ...args], {
+        env: { ...process.env, ...operated.environment },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      })
+      // As `2>&1 | head -1` does, for both.
+      child.stderr.destroy()
+      child.stdout.destroy()
+      expect(await new Promise((resolve) => child.once('close', resolve))).toBe(0)
+      expect((await now(id))?.status).toBe('completed')
+      expect(readFileSync(file, 'utf8')).toContain('"event":"settled"')
+    })
+
+    it('knows who does it, and takes no empty name for that', async () => {
+      const { id } = await stuck()
+      for (const by of ['', ' ']) {
+        const { code, out, err } = await run('release', `--id=${id}`, '--yes', `--by=${by}`)
+        expect(err).toContain('--by is the name of whoever does it')
+        expect({ code, out }).toEqual({ code: 2, out: '' })
+      }
+      expect((await now(id))?.status).toBe('unknown')
+    })
+
+    it('takes settings that are empty in the environment for none', async () => {
+      const { id } = await stuck()
+      const environment = { ...operated.environment, ONCEKEY_AUDIT_LOG: '', ONCEKEY_SEALING_KEYS: '' }
+      const args = ['settle', `--id=${id}`, ...PAID, '--yes', operated.flag]
+      expect(await runOncekeyIn(environment, ...args)).toMatchObject({ code: 0 })
+      const record = await now(id)
+      expect(record?.status === 'completed' && answerOf(record.outcome)).toMatchObject({ kept: true })
+    })
+
     it.each([
       ['is no file', () => folder],
       ['takes no line', () => '/dev/full'],
@@ -406,6 +471,43 @@ for (const kind of ['redis', 'postgres'] as const)
       const record = await application.find(id)
       expect(record?.status === 'completed' && String(record.outcome.body)).toBe('{"id":"p-1"}')
       await sealed.close()
+    })
+
+    it('finds sealed outcomes among others, and settles with no key that does not open them', async () => {
+      const sealed = await operatedStore(kind)
+      const [key, other] = [randomBytes(32).toString('hex'), randomBytes(32).toString('hex')]
+      const application = sealedStore(sealed.store, { keys: [key], acceptUnsealed: true })
+      for (let count = 0; count < 12; count += 1)
+        await aCompleted(sealed.store, outcomeOfResponse({ status: 200 }))
+      await aCompleted(application, outcomeOfResponse({ status: 200 }))
+      const { id } = await anUnknown(application)
+      const args = ['settle', `--id=${id}`, ...PAID, '--yes', sealed.flag]
+      const without = await runOncekeyIn(sealed.environment, ...args)
+      expect(without.err).toContain('outcomes are sealed in this store')
+      expect(without.code).toBe(2)
+      const wrong = await runOncekeyIn({ ...sealed.environment, ONCEKEY_SEALING_KEYS: other }, ...args)
+      expect(wrong.err).toContain('ONCEKEY_SEALING_KEYS does not open the outcomes')
+      expect(wrong.err).not.toContain(other)
+      expect({ code: wrong.code, out: wrong.out }).toEqual({ code: 2, out: '' })
+      expect((await application.find(id))?.status).toBe('unknown')
+      const both = { ...sealed.environment, ONCEKEY_SEALING_KEYS: `${key},${other}` }
+      expect(await runOncekeyIn(both, ...args)).toMatchObject({ code: 0 })
+      const record = await application.find(id)
+      expect(record?.status === 'completed' && String(record.outcome.body)).toBe('{"id":"p-1"}')
+      await sealed.close()
+    })
+
+    it('says that it knows nothing of sealing, where nothing is completed and no key was given', async () => {
+      const empty = await operatedStore(kind)
+      const { id } = await anUnknown(empty.store)
+      const args = ['settle', `--id=${id}`, ...PAID, empty.flag]
+      const nothing = 'no completed record was found to tell whether outcomes are sealed here'
+      expect((await runOncekeyIn(empty.environment, ...args)).err).toContain(nothing)
+      const withKey = { ...empty.environment, ONCEKEY_SEALING_KEYS: randomBytes(32).toString('hex') }
+      expect((await runOncekeyIn(withKey, ...args)).err).not.toContain(nothing)
+      await aCompleted(empty.store, outcomeOfResponse({ status: 200 }))
+      expect((await runOncekeyIn(empty.environment, ...args)).err).not.toContain(nothing)
+      await empty.close()
     })
 
     // The command line is read before any store is.

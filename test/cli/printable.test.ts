@@ -24,6 +24,7 @@ describe('printable', () => {
     expect(shellWord('redis://127.0.0.1:6379/0')).toBe('redis://127.0.0.1:6379/0')
     expect(shellWord("it's $HOME")).toBe(`'it'\\''s $HOME'`)
     expect(shellWord('')).toBe("''")
+    expect(shellWord('a\u001b[2J')).toBe("'a\\u001b[2J'")
   })
 })
 

@@ -2,11 +2,12 @@ import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { Redis } from 'ioredis'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import type { RecordView } from '../../src/cli/record-view.js'
+import { type RecordView, recordText, recordView } from '../../src/cli/record-view.js'
 import { recordId } from '../../src/contract/key.js'
 import { outcomeOfResponse } from '../../src/http/response-outcome.js'
 import { redisStore } from '../../src/stores/redis.js'
 import { sealedStore } from '../../src/stores/sealed.js'
+import { aClaim, until } from '../../src/testing/store-fixtures.js'
 import { ONCEKEY, type ProgramRun, runOncekeyIn, typeInShell } from '../support/oncekey-program.js'
 import {
   aCompleted,
@@ -187,6 +188,28 @@ for (const kind of ['redis', 'postgres'] as const)
       expect(texts[3]?.err).toContain(escaped)
       await operated.store.remove?.(id)
     })
+
+    // Redis gives only what has the form of an id.
+    if (kind === 'postgres')
+      it('shows ids that are none as harmless words', async () => {
+        const odd = await operatedStore(kind)
+        const id = "a\u001b]0;x\u0007'$(echo gone)"
+        await odd.store.claim(aClaim({ id, leaseMs: 1 }))
+        await until(odd.store, id, (found) => found?.status === 'unknown')
+        const [list, stats] = await Promise.all(
+          ['list', 'stats'].map((name) => runOncekeyIn(odd.environment, name, odd.flag)),
+        )
+        for (const { out, err } of [list, stats].filter((one) => one !== undefined)) {
+          expect((out + err).replaceAll('\n', '')).not.toMatch(/\p{Cc}/u)
+          const again = await typeInShell(odd.environment, /npx oncekey show .+/.exec(err)?.[0] ?? '')
+          expect(again.err).toContain('an id has 43 characters')
+          expect(err).toContain(`--id='a\\u001b]0;x\\u0007'\\''$(echo gone)'`)
+        }
+        expect(recordText({ ...recordView((await odd.store.find(id)) ?? expect.fail()) })).not.toContain(
+          '\u001b',
+        )
+        await odd.close()
+      })
 
     it('shows that an outcome is sealed, and opens it with the key', async () => {
       const key = randomBytes(32).toString('base64')

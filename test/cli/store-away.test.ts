@@ -70,6 +70,13 @@ describe('oncekey, where the store is away', () => {
     ],
     ['no URL', { ONCEKEY_STORE: `ada:${PASSWORD}` }, 'ONCEKEY_STORE is no URL of a store'],
     ['a password with a #', { DATABASE_URL: `postgres://ada:12#${PASSWORD}@a/b` }, 'DATABASE_URL'],
+    ['a password with a % alone', { ONCEKEY_STORE: `redis://:${PASSWORD}%zz@h` }, 'is written as %3A'],
+    [
+      'a password with a % alone',
+      { DATABASE_URL: `postgres://a:${PASSWORD}%zz@h/b` },
+      'DATABASE_URL has a %',
+    ],
+    ['a user with a % alone', { ONCEKEY_STORE: `redis://a%:${PASSWORD}@h` }, 'ONCEKEY_STORE has a %'],
     ['a password with a /', { DATABASE_URL: `postgres://ada:12/${PASSWORD}@a/b` }, 'has an @ after its host'],
   ])('ends with 2 where the environment names %s', async (_, environment, message) => {
     const { code, out, err } = await runOncekeyIn(environment as Record<string, string>, 'list')

@@ -1,6 +1,9 @@
 import { randomUUID } from 'node:crypto'
+import { setTimeout } from 'node:timers/promises'
 import { Pool } from 'pg'
 import { afterAll, beforeAll, expect, inject, it } from 'vitest'
+import { openPostgres } from '../../src/cli/open-postgres.js'
+import { storeLocation } from '../../src/cli/store-location.js'
 import { postgresStore } from '../../src/stores/postgres.js'
 import { aClaim } from '../../src/testing/store-fixtures.js'
 import { hasTerminals, type ProgramRun, runOncekeyIn, typeAtTerminal } from '../support/oncekey-program.js'
@@ -51,6 +54,24 @@ describeWith(['postgres'], 'oncekey migrate and sweep', () => {
     await store.check?.()
     const again = await run('migrate', '--table=made')
     expect(again).toEqual({ code: 0, out: 'The tables are up to date.\n', err: '' })
+  })
+
+  it('gives up counting what has expired, as it gives up reading', async () => {
+    const store = postgresStore(pool, { schema, table: 'held' })
+    await store.migrate()
+    const location = storeLocation(postgresUrl)
+    const { expired, close } = await openPostgres(location, { schema, table: 'held' }, 200)
+    const holder = await pool.connect()
+    try {
+      await holder.query(`begin; lock table ${schema}.held in access exclusive mode`)
+      // Without a limit it would wait for the lock, and the lock for this test.
+      const counted = Promise.race([expired?.(), setTimeout(10_000, 'no limit', { ref: false })])
+      await expect(counted).rejects.toThrow('timeout')
+    } finally {
+      await holder.query('rollback')
+      holder.release()
+      await close()
+    }
   })
 
   it('counts what has expired, removes it, and writes that down', async () => {

@@ -61,6 +61,26 @@ describe('endUnknown', () => {
     expect(answerOf(now.outcome)).toEqual({ kept: false, status: 201 })
   })
 
+  it('lets nothing that stands in the store rewrite its audit lines', async () => {
+    const seen = await anUnknown()
+    const more = { event: 'swept', by: 'nobody', id: 'another', audit: 'x', at: 'never', removed: 5 }
+    const through = { ...store, find: async () => ({ ...seen, meta: { ...seen.meta, ...more } }) }
+    await end(seen, PAID, through)
+    const line = { audit: 'oncekey', id: 'an-id', by: 'ann', status: 201, at: expect.stringMatching(/Z$/) }
+    expect(lines).toMatchObject([
+      { event: 'settling', ...line },
+      { event: 'settled', ...line },
+    ])
+    for (const one of lines) expect(one).not.toHaveProperty('removed')
+  })
+
+  it('ends what was first seen at no time that there is', async () => {
+    const seen = await anUnknown({ firstSeenAt: 9e15 })
+    expect(await end(seen, PAID)).toMatchObject({ done: true })
+    expect(lines).toMatchObject([{ event: 'settling' }, { event: 'settled' }])
+    for (const line of lines) expect(line).not.toHaveProperty('firstSeen')
+  })
+
   it('removes what did not happen', async () => {
     await end(await anUnknown(), { kind: 'release' })
     expect(await store.find('an-id')).toBeUndefined()
