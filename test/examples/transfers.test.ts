@@ -41,6 +41,8 @@ create table transfers (id serial primary key, from_account text not null, to_ac
 `
 
 const { postgresUrl } = inject('services')
+/** Who sends everything here: what nobody sends is refused. */
+const ALICE = { 'x-account': 'alice' }
 
 /** A database that nobody else uses. */
 async function aDatabase(): Promise<{ readonly url: string; readonly pool: Pool; drop(): Promise<void> }> {
@@ -255,7 +257,7 @@ describeWith(['postgres'], 'examples/transfers', () => {
     }
 
     async function transfer(app: FastifyInstance, key: string, amount = 30): Promise<Answered> {
-      return send(app, '/transfers', { key, payload: { from: 'alice', to: 'bob', amount } })
+      return send(app, '/transfers', { key, headers: ALICE, payload: { from: 'alice', to: 'bob', amount } })
     }
 
     async function state(): Promise<{ readonly transfers: number; readonly balances: unknown }> {
@@ -358,7 +360,8 @@ describeWith(['postgres'], 'examples/transfers', () => {
       })
       bank.addTransfers(app)
       const key = aKey()
-      const sent = () => send(app, '/transfers', { key, payload: { from: 'alice', to: 'bob', amount: 1 } })
+      const sent = () =>
+        send(app, '/transfers', { key, headers: ALICE, payload: { from: 'alice', to: 'bob', amount: 1 } })
       expect(await sent()).toMatchObject({ status: 500 })
       expect(await bank.query('select 1 from transfers')).toEqual([])
       expect(await bank.query(`select 1 from oncekey_records`)).toEqual([])
@@ -380,7 +383,8 @@ describeWith(['postgres'], 'examples/transfers', () => {
       },
     })
     const key = aKey()
-    const order = () => send(app, '/orders', { key, payload: { from: 'alice', to: 'bob', amount: 1 } })
+    const order = () =>
+      send(app, '/orders', { key, headers: ALICE, payload: { from: 'alice', to: 'bob', amount: 1 } })
     // There is no table yet: the call has been made, and its result cannot be committed.
     expect((await order()).status).toBe(500)
     await pool.query('create table orders (charge text not null)')
