@@ -143,7 +143,7 @@ async function redisByHand(): Promise<FastifyInstance> {
 
 /** An insert and an update with the token, both prepared: no scope, no fence number, no lease, JSON only. */
 async function postgresByHand(): Promise<FastifyInstance> {
-  const pool = new Pool({ connectionString: postgresUrl, max: POOL_SIZE })
+  const pool = new Pool({ connectionString: postgresUrl, max: POOL_SIZE, idleTimeoutMillis: 0 })
   await pool.query(
     'create table if not exists by_hand (key text primary key, token text not null, fingerprint text not null, body text)',
   )
@@ -182,7 +182,7 @@ async function postgresByHand(): Promise<FastifyInstance> {
 
 async function postgres(options: { readonly prepare: boolean; readonly replayCache?: false }) {
   const { prepare, ...rest } = options
-  const pool = new Pool({ connectionString: postgresUrl, max: POOL_SIZE })
+  const pool = new Pool({ connectionString: postgresUrl, max: POOL_SIZE, idleTimeoutMillis: 0 })
   const store = postgresStore(pool, { prepare })
   await store.migrate()
   return protectedBy(store, rest)
