@@ -4,6 +4,7 @@ import { valueOutcome } from '../core/operation.js'
 import { outcomeOf } from '../http/http-answer.js'
 import { createHeaderFilter } from '../http/kept-headers.js'
 import { outcomeOfResponse } from '../http/response-outcome.js'
+import { allowsBody, settledStatus } from '../operator/settled-status.js'
 import { UsageError } from './command.js'
 
 /** The options that say what an operation was answered with, as `parseArgs` takes them. */
@@ -71,7 +72,7 @@ export function settledOutcome(flags: OutcomeFlags): SettledOutcome {
 function answerOutcome(status: number, lines: readonly string[], body: string | undefined): Outcome {
   const headers = headersIn(lines)
   if (body === undefined) return outcomeOfResponse({ status, headers })
-  if ([204, 205, 304].includes(status)) throw new UsageError(`an answer with ${status} has no body`)
+  if (!allowsBody(status)) throw new UsageError(`an answer with ${status} has no body`)
   const bytes = bytesIn(body)
   const text = bytes.toString()
   // What is text stays text: the application sees a replay as it saw its own answer.
@@ -87,8 +88,8 @@ function answerOutcome(status: number, lines: readonly string[], body: string | 
 }
 
 function statusIn(text: string): number {
-  const status = Number(text)
-  if (/^[2-5]\d\d$/.test(text)) return status
+  const status = settledStatus(text)
+  if (status !== undefined) return status
   throw new UsageError(`--status is a final status of HTTP, from 200 to 599; got "${text}"`)
 }
 

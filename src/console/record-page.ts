@@ -1,8 +1,8 @@
 import type { Outcome, StoredRecord } from '../contract/store.js'
 import { factsOf } from '../http/http-answer.js'
+import { isOfHttp } from '../operator/is-of-http.js'
 import { type Html, html } from './html.js'
 import { type Frame, page } from './page.js'
-import { isOfHttp } from './resolution.js'
 import type { SettleForm } from './settle-form.js'
 import { shownBytes, shownDuration, shownTime } from './words.js'
 

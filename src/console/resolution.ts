@@ -2,8 +2,6 @@ import type { Outcome } from '../contract/store.js'
 import { outcomeOf } from '../http/http-answer.js'
 import { outcomeOfResponse, type PlainResponse } from '../http/response-outcome.js'
 
-export { isOfHttp } from '../operator/is-of-http.js'
-
 /** What an operator found out about a request whose outcome is unknown. */
 export type Resolution =
   /** It ended, and this is its answer: retries get it. */

@@ -1,3 +1,4 @@
+import { allowsBody, settledStatus } from '../operator/settled-status.js'
 import type { Resolution } from './resolution.js'
 
 /** What a form that settles holds, as it was sent. */
@@ -8,9 +9,6 @@ export interface SettleForm {
 }
 
 const ANSWERS: ReadonlySet<string> = new Set<SettleForm['answer']>(['json', 'text', 'empty', 'tombstone'])
-
-/** HTTP allows no body with these. */
-const WITHOUT_BODY = [204, 205, 304]
 
 /** Takes a form apart. What is not there is empty. */
 export function settleFormOf(fields: URLSearchParams): SettleForm {
@@ -29,11 +27,11 @@ export function resolutionOf({
   answer,
   body,
 }: SettleForm): Resolution | { readonly problem: string } {
-  const status = /^[2-5]\d\d$/.test(text) ? Number(text) : undefined
+  const status = settledStatus(text)
   if (status === undefined) return { problem: 'The status must be a number from 200 to 599.' }
   if (answer === 'tombstone') return { kind: 'tombstone', status }
   if (answer === 'empty') return { kind: 'answer', response: { status } }
-  if (WITHOUT_BODY.includes(status)) return { problem: `An answer with status ${status} has no body.` }
+  if (!allowsBody(status)) return { problem: `An answer with status ${status} has no body.` }
   if (answer === 'text') return { kind: 'answer', response: { status, body } }
   const problem = jsonProblem(body)
   if (problem !== undefined) return { problem: `The body is not JSON: ${problem}` }
