@@ -23,14 +23,9 @@ export interface ClaimContext {
 }
 
 /**
- * Asks the store for a claim. One that gets no answer in time may still be granted later, to nobody: whoever asked
+ * A claim that the store is asked for. One that gets no answer in time may still be granted later, to nobody: whoever asked
  * abandons it then.
  */
-export function claimStore(intent: ClaimIntent, context: ClaimContext): ClaimAttempt {
-  return new ClaimAttempt(intent, context)
-}
-
-/** A claim that was asked for. */
 export class ClaimAttempt {
   readonly token = newToken()
   readonly answer: Promise<ClaimResult>

@@ -11,7 +11,7 @@ import {
 } from '../contract/errors.js'
 import { keyProblem, recordId, scopeHash } from '../contract/key.js'
 import type { ClaimResult, IdempotencyStore, Outcome } from '../contract/store.js'
-import { claimStore } from './claim.js'
+import { ClaimAttempt } from './claim.js'
 import { createKeyDerivation } from './derived-keys.js'
 import {
   createEvents,
@@ -281,7 +281,7 @@ export function createEngine(settings: EngineSettings): Engine {
     const { policy } = operation
     const fingerprint = operation.fingerprint ?? UNCHECKED
     const claimedAt = performance.now()
-    const attempt = claimStore({ subject, fingerprint, policy, takeOver }, claiming)
+    const attempt = new ClaimAttempt({ subject, fingerprint, policy, takeOver }, claiming)
     const mine: InFlight = { fingerprint, answer: attempt.answer, execution: undefined }
     inFlight.set(subject.id, mine)
     let answer: ClaimResult
