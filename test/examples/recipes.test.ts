@@ -221,7 +221,8 @@ describeWith(['redis'], 'the recipe for codes by text message', () => {
     await app.close()
   })
 
-  it('sends the same code when a run dies after it has sent it', async () => {
+  /** A run that has sent its code and will never answer. */
+  async function aLostRun() {
     const messages = someMessages()
     const app = await anApp({ store: redisStore(redis), namespace: randomUUID(), lease: '1s', maxRun: '1s' })
     addCodes(app, redis, messages)
@@ -230,30 +231,30 @@ describeWith(['redis'], 'the recipe for codes by text message', () => {
     messages.loseNext()
     void send(app, '/codes', given)
     await expect.poll(() => messages.sent.size, { timeout: 5000 }).toBe(1)
-    await expect
-      .poll(async () => (await send(app, '/codes', given)).status, { timeout: 15_000, interval: 100 })
-      .toBe(202)
-    const code = /\d{6}/.exec([...messages.sent.values()][0] ?? '')?.[0]
+    const code = () => /\d{6}/.exec([...messages.sent.values()][0] ?? '')?.[0]
+    return {
+      app,
+      messages,
+      check: () => send(app, '/codes/check', { payload: { phone, code: code() } }),
+      retried: () =>
+        expect
+          .poll(async () => (await send(app, '/codes', given)).status, { timeout: 15_000, interval: 100 })
+          .toBe(202),
+    }
+  }
+
+  it('sends the same code when a run dies after it has sent it', async () => {
+    const { app, messages, check, retried } = await aLostRun()
+    await retried()
     expect(messages.sent.size).toBe(1)
-    expect(await send(app, '/codes/check', { payload: { phone, code } })).toMatchObject({ status: 204 })
+    expect(await check()).toMatchObject({ status: 204 })
     await app.close()
   })
 
   it('leaves a code spent that was spent before its run was repeated', async () => {
-    const messages = someMessages()
-    const app = await anApp({ store: redisStore(redis), namespace: randomUUID(), lease: '1s', maxRun: '1s' })
-    addCodes(app, redis, messages)
-    const phone = randomUUID()
-    const given = { key: aKey(), payload: { phone } }
-    messages.loseNext()
-    void send(app, '/codes', given)
-    await expect.poll(() => messages.sent.size, { timeout: 5000 }).toBe(1)
-    const code = /\d{6}/.exec([...messages.sent.values()][0] ?? '')?.[0]
-    const check = () => send(app, '/codes/check', { payload: { phone, code } })
+    const { app, check, retried } = await aLostRun()
     expect(await check()).toMatchObject({ status: 204 })
-    await expect
-      .poll(async () => (await send(app, '/codes', given)).status, { timeout: 15_000, interval: 100 })
-      .toBe(202)
+    await retried()
     expect(await check()).toMatchObject({ status: 403 })
     await app.close()
   })
