@@ -1,7 +1,7 @@
 import { FingerprintError, KeyInvalidError, KeyMissingError, ScopeMissingError } from '../contract/errors.js'
 import { keyProblem } from '../contract/key.js'
 import type { Engine } from '../core/engine.js'
-import { fingerprintOf } from '../core/fingerprint.js'
+import { fingerprintInSlices } from '../core/fingerprint.js'
 import { createExchange, type Exchange } from './exchange.js'
 import { type GivenAnswer, refusalOf, replayOf } from './given-answer.js'
 import { factsOf } from './http-answer.js'
@@ -52,10 +52,13 @@ export async function admit<TRequest>(
   const refusal = (error: unknown): GivenAnswer => refusalOf(error, settings, incoming.request)
   try {
     const scope = scopeOf(settings, incoming.request)
+    const knownScope = typeof scope === 'string' ? scope : await scope
+    const fingerprint = requestFingerprint(settings, incoming)
     const begun = await engine.begin({
-      scope: typeof scope === 'string' ? scope : await scope,
+      scope: knownScope,
       key,
-      fingerprint: requestFingerprint(settings, incoming),
+      // Only that of a large body is waited for.
+      fingerprint: typeof fingerprint === 'object' ? await fingerprint : fingerprint,
       route: incoming.route,
       policy: settings.policy,
       reads: factsOf,
@@ -93,12 +96,12 @@ function refuseScope(cause: unknown): never {
 function requestFingerprint<TRequest>(
   { fingerprint }: HttpSettings<TRequest>,
   incoming: IncomingOperation<TRequest>,
-): string | undefined {
+): string | Promise<string> | undefined {
   if (fingerprint === false) return undefined
   const { method, url: path } = incoming
-  if (fingerprint === 'body') return fingerprintOf({ method, path, body: incoming.body })
-  if (fingerprint === 'raw') return fingerprintOf({ method, path, body: incoming.rawDigest })
-  return fingerprintOf({ method, path, body: chosenPart(fingerprint, incoming.request) })
+  if (fingerprint === 'body') return fingerprintInSlices({ method, path, body: incoming.body })
+  if (fingerprint === 'raw') return fingerprintInSlices({ method, path, body: incoming.rawDigest })
+  return fingerprintInSlices({ method, path, body: chosenPart(fingerprint, incoming.request) })
 }
 
 function chosenPart<TRequest>(choose: (request: TRequest) => unknown, request: TRequest): unknown {
