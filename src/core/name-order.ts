@@ -1,8 +1,8 @@
 /** Up to so many names are put in order by insertion. */
 const FEW = 16
 /** How many characters of a name go into its number: as many as a double is exact for. */
-const NARROW = { places: 6, base: 0x100 + 1 }
-const WIDE = { places: 3, base: 0x10000 + 1 }
+const NARROW = { places: 6, base: 0x100 }
+const WIDE = { places: 3, base: 0x10000 }
 
 /** Up to so many names take no memory of their own. */
 const SCRATCH = 1024
@@ -117,8 +117,7 @@ function number(
     const name = names[index] as string
     let sum = 0
     for (let place = prefix; place < prefix + places; place += 1) {
-      // The end of a name comes before every character.
-      const digit = place < name.length ? name.charCodeAt(place) + 1 : 0
+      const digit = place < name.length ? name.charCodeAt(place) : 0
       if (digit >= base) return false
       sum = sum * base + digit
     }

@@ -138,6 +138,7 @@ describe('the canonical hash in slices', () => {
       'long texts with what is escaped',
       ['"quoted"\n'.repeat(5000), 'é😀\ud83d'.repeat(5000), '\u0001'.repeat(9000)],
     ],
+    ['a long text of pairs', ['x😀'.repeat(5000), 'é😀'.repeat(5000)]],
     ['a long name', { z: 1, ['n'.repeat(100_000)]: { b: 1, a: 2 } }],
     ['lists in lists', Array.from({ length: 3000 }, (_, index) => [index, [`${index}`, []]])],
     [
@@ -154,7 +155,7 @@ describe('the canonical hash in slices', () => {
   })
 
   it('gives the event loop back before more than half of a large value is written', async () => {
-    const length = 1300
+    const length = 2000
     const { value, turns } = observed(length)
     const hash = hashCanonicalInSlices('', value)
     expect(hash).toBeInstanceOf(Promise)
