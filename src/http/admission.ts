@@ -1,7 +1,7 @@
 import { FingerprintError, KeyMissingError, ScopeMissingError } from '../contract/errors.js'
 import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { Begun, Engine } from '../core/engine.js'
-import { fingerprintOf } from '../core/fingerprint.js'
+import { fingerprintInSlices } from '../core/fingerprint.js'
 import { createExchange, type Exchange } from './exchange.js'
 import { type GivenAnswer, refusalOf, replayOf } from './given-answer.js'
 import { factsOf } from './http-answer.js'
@@ -64,16 +64,31 @@ export function admit<TRequest>(
 // Arguments one by one, since every protected request comes by: each object that only hands them on is one to be collected.
 
 function begin<TRequest>(
-  { engine, settings }: Guard<TRequest>,
+  guard: Guard<TRequest>,
   key: string,
   incoming: IncomingOperation<TRequest>,
   scope: string,
 ): MaybePromise<Begun> {
+  const fingerprint = requestFingerprint(guard.settings, incoming)
+  const { route } = incoming
+  // Only that of a large body is waited for.
+  return typeof fingerprint === 'object'
+    ? fingerprint.then((found) => ask(guard, key, route, scope, found))
+    : ask(guard, key, route, scope, fingerprint)
+}
+
+function ask<TRequest>(
+  { engine, settings }: Guard<TRequest>,
+  key: string,
+  route: string,
+  scope: string,
+  fingerprint: string | undefined,
+): MaybePromise<Begun> {
   return engine.beginNow({
     scope,
     key,
-    fingerprint: requestFingerprint(settings, incoming),
-    route: incoming.route,
+    fingerprint,
+    route,
     policy: settings.policy,
     reads: factsOf,
   })
@@ -135,12 +150,12 @@ function refuseScope(cause: unknown): never {
 function requestFingerprint<TRequest>(
   { fingerprint }: HttpSettings<TRequest>,
   incoming: IncomingOperation<TRequest>,
-): string | undefined {
+): string | Promise<string> | undefined {
   if (fingerprint === false) return undefined
   const { method, url: path } = incoming
-  if (fingerprint === 'body') return fingerprintOf({ method, path, body: incoming.body })
-  if (fingerprint === 'raw') return fingerprintOf({ method, path, body: incoming.rawDigest })
-  return fingerprintOf({ method, path, body: chosenPart(fingerprint, incoming.request) })
+  if (fingerprint === 'body') return fingerprintInSlices({ method, path, body: incoming.body })
+  if (fingerprint === 'raw') return fingerprintInSlices({ method, path, body: incoming.rawDigest })
+  return fingerprintInSlices({ method, path, body: chosenPart(fingerprint, incoming.request) })
 }
 
 function chosenPart<TRequest>(choose: (request: TRequest) => unknown, request: TRequest): unknown {
