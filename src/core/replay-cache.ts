@@ -35,26 +35,38 @@ export interface CachedOutcome {
  * is as good as the store's.
  */
 export interface ReplayCache {
-  get(name: string): CachedOutcome | undefined
+  /** @param now the monotonic clock. */
+  get(name: string, now: number): CachedOutcome | undefined
   set(name: string, entry: CachedOutcome, ttlLeftMs: number): void
+}
+
+/** An outcome, and when it is no longer answered. The cache of lru-cache would keep time by a timer for every look. */
+interface Entry {
+  readonly cached: CachedOutcome
+  readonly until: number
 }
 
 const ENTRY_OVERHEAD_BYTES = 256
 
 /** Makes a bounded cache of completed outcomes. */
 export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
-  const cache = new LRUCache<string, CachedOutcome>({
+  const cache = new LRUCache<string, Entry>({
     max: limits.entries,
     maxSize: limits.bytes,
     maxEntrySize: limits.bytes,
-    sizeCalculation: ({ outcome }) =>
+    sizeCalculation: ({ cached: { outcome } }) =>
       ENTRY_OVERHEAD_BYTES + outcome.head.length + (outcome.body?.byteLength ?? 0),
-    ttl: limits.maxAgeMs,
   })
   return {
-    get: (name) => cache.get(name),
-    set(name, entry, ttlLeftMs) {
-      if (ttlLeftMs >= 1) cache.set(name, entry, { ttl: Math.min(limits.maxAgeMs, ttlLeftMs) })
+    get(name, now) {
+      const found = cache.get(name)
+      if (found === undefined || now < found.until) return found?.cached
+      cache.delete(name)
+      return undefined
+    },
+    set(name, cached, ttlLeftMs) {
+      const until = cached.cachedAt + Math.min(limits.maxAgeMs, ttlLeftMs)
+      if (ttlLeftMs >= 1) cache.set(name, { cached, until })
     },
   }
 }
