@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto'
 import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
-import type { ClaimResult, IdempotencyStore, StoredRecord } from '../contract/store.js'
+import type { IdempotencyStore, StoredRecord } from '../contract/store.js'
 import { isAskedFor } from './list-query.js'
-import { createSend, type RedisArgument, type RedisSender } from './redis-batch.js'
-import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
+import { createTurns, type RedisArgument, type RedisSender, type Step, sharing } from './redis-batch.js'
+import { asClaimResult, asStoredRecord, encodeClaim, encodeOutcome } from './redis-record.js'
 import {
   createReplicatedSend,
   type RedisConnection,
@@ -105,7 +105,8 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
   const demand = options.waitReplicas === undefined ? undefined : demandOf(options.waitReplicas)
 
-  const send = createSend(client)
+  const turns = createTurns(client)
+  const { send } = turns
   // A lost claim is a second run, and a lost outcome an answer that nobody can repeat: both wait for replicas, and so does
   // what an operator settles. The others lose nothing by it. A lost release leaves a claim that lapses: refused, though
   // nothing ran. A lost renewal leaves a lease that ends a third of its length too soon, unless the next renewal comes
@@ -113,41 +114,57 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   // replicas have it, and should that be lost as well, they have its claim, and the operation is unknown, not absent.
   const sendDurably = demand === undefined ? send : createReplicatedSend(withPipelines(client), demand)
 
-  /** Runs a script, and reads its reply: in one function, since every wait in between is paid for by every request. */
-  async function run<T>(
+  /** Runs a script on records. */
+  async function evaluate(
     { text, sha }: Script,
-    id: string,
+    keys: readonly string[],
     args: readonly RedisArgument[],
-    read: (reply: unknown) => T,
     through = send,
-  ): Promise<T> {
-    const command = [sha, 1, prefix + id, ...args]
-    let reply: unknown
+  ): Promise<unknown> {
+    const command = [sha, keys.length, ...keys, ...args]
     try {
-      reply = await through('evalsha', command)
+      return await through('evalsha', command)
     } catch (error) {
       // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
       if (!messageOf(error).startsWith('NOSCRIPT')) return refuse(error)
-      reply = await through('eval', command.with(0, text)).catch(refuse)
+      return await through('eval', command.with(0, text)).catch(refuse)
     }
-    return read(reply)
   }
 
-  function succeeds(
+  /** A step whose script takes any number of keys. */
+  function step<T>(script: Script, read: (reply: unknown, now: number) => T): Step<T> {
+    const readOrRefuse = (reply: unknown, now: number): T =>
+      reply instanceof Error ? refuse(reply) : read(reply, now)
+    // A cluster takes no command whose keys are on several nodes, and steps that wait for replicas share their wait.
+    if (demand === undefined && client.nodes === undefined)
+      return sharing({
+        turns,
+        evaluate: (keys, args) => evaluate(script, keys, args),
+        read: readOrRefuse,
+      })
+    return async (key, args) => {
+      const [now, reply] = (await evaluate(script, [key], args, sendDurably)) as [number, unknown]
+      return readOrRefuse(reply, now)
+    }
+  }
+
+  const claim = step(scripts.claim, asClaimResult)
+  const complete = step(scripts.complete, isOne)
+
+  async function succeeds(
     script: Script,
     id: string,
     args: readonly RedisArgument[],
     through = send,
   ): Promise<boolean> {
-    return run(script, id, args, isOne, through)
+    return isOne(await evaluate(script, [prefix + id], args, through))
   }
 
-  function find(id: string): Promise<StoredRecord | undefined> {
-    return run(scripts.find, id, [], (reply) => {
-      if (reply === null) return undefined
-      const [now, record, expiresInMs] = reply as [number, Buffer, number]
-      return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
-    })
+  async function find(id: string): Promise<StoredRecord | undefined> {
+    const reply = await evaluate(scripts.find, [prefix + id], [])
+    if (reply === null) return undefined
+    const [now, record, expiresInMs] = reply as [number, Buffer, number]
+    return asStoredRecord(id, record, { now, expiresInMs })
   }
 
   async function findReadable(id: string): Promise<StoredRecord | undefined> {
@@ -176,24 +193,23 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   }
 
   return {
-    claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
-      const rememberedMs = Math.max(leaseMs, ttlMs)
-      const args = [token, fingerprint, leaseMs, rememberedMs, takeOver ? '1' : '0', JSON.stringify(meta)]
-      return run(scripts.claim, id, args, readClaim, sendDurably)
+    claim(request) {
+      const { id, leaseMs, ttlMs, takeOver } = request
+      const limits = `${leaseMs} ${Math.max(leaseMs, ttlMs)} ${takeOver ? '1' : '0'}`
+      return claim(prefix + id, [limits, encodeClaim(request)])
     },
 
     renew: (id, token, leaseMs) => succeeds(scripts.renew, id, [token, leaseMs]),
 
-    complete: (id, token, outcome, ttlMs) =>
-      succeeds(scripts.complete, id, [token, ...encodeOutcome(outcome), ttlMs], sendDurably),
+    complete: (id, token, outcome, ttlMs) => complete(prefix + id, [token, ttlMs, encodeOutcome(outcome)]),
 
     release: (id, token) => succeeds(scripts.release, id, [token]),
 
     find,
 
     settle(id, resolution, ttlMs) {
-      if (resolution === 'release') return succeeds(scripts.settle, id, ['release'], sendDurably)
-      return succeeds(scripts.settle, id, ['outcome', ...encodeOutcome(resolution), ttlMs], sendDurably)
+      const args = resolution === 'release' ? [] : [ttlMs, encodeOutcome(resolution)]
+      return succeeds(scripts.settle, id, args, sendDurably)
     },
 
     async *list({ limit = Number.POSITIVE_INFINITY, signal, ...query }) {
@@ -229,12 +245,6 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
 function isOne(reply: unknown): boolean {
   return reply === 1
-}
-
-function readClaim(reply: unknown): ClaimResult {
-  if (typeof reply === 'number') return { status: 'acquired', fence: reply }
-  const [now, record] = reply as [number, Buffer]
-  return asClaimResult(decodeRecord(record), now)
 }
 
 /** How many keys a step of a scan looks at. */
