@@ -7,10 +7,19 @@ export interface RedisSender {
   callBuffer(command: string, args: RedisArgument[]): Promise<unknown>
   /** The connection of a client to one node. A cluster has none of its own. */
   readonly stream?: { cork(): void; uncork(): void } | undefined
+  readonly options?: { readonly enableAutoPipelining?: boolean | undefined } | undefined
 }
 
 /** Sends one command. */
 export type Send = (command: string, args: RedisArgument[]) => Promise<unknown>
+
+/** Sends one command, and gives strings of the reply as bytes. */
+export function callOn(client: RedisSender, command: string, args: RedisArgument[]): Promise<unknown> {
+  if (client.options?.enableAutoPipelining !== true) return client.callBuffer(command, args)
+  // A client that pipelines by itself loses the name of what is called by its name, and ends the process over it.
+  const named = client as unknown as Record<string, (...args: RedisArgument[]) => Promise<unknown>>
+  return named[`${command}Buffer`]?.(...args) ?? client.callBuffer(command, args)
+}
 
 /** The way to the server. */
 export interface Turns {
@@ -45,7 +54,7 @@ export function createTurns(client: RedisSender): Turns {
   return {
     send(command, args) {
       begin()
-      return client.callBuffer(command, args)
+      return callOn(client, command, args)
     },
     atEnd(work) {
       begin()

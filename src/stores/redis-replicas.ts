@@ -12,6 +12,7 @@ export interface RedisPipeline {
 export interface RedisConnection {
   pipeline(): RedisPipeline
   readonly options?: {
+    readonly enableAutoPipelining?: boolean | undefined
     readonly keyPrefix?: string | undefined
     readonly host?: string | undefined
     readonly port?: number | undefined

@@ -3,7 +3,14 @@ import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, StoreUnfitError } from '../contract/errors.js'
 import type { IdempotencyStore, StoredRecord } from '../contract/store.js'
 import { isAskedFor } from './list-query.js'
-import { createTurns, type RedisArgument, type RedisSender, type Step, sharing } from './redis-batch.js'
+import {
+  callOn,
+  createTurns,
+  type RedisArgument,
+  type RedisSender,
+  type Step,
+  sharing,
+} from './redis-batch.js'
 import { asClaimResult, asStoredRecord, encodeClaim, encodeOutcome } from './redis-record.js'
 import {
   createReplicatedSend,
@@ -39,6 +46,7 @@ export interface RedisClient extends RedisSender {
 }
 
 interface ConnectionOptions {
+  readonly enableAutoPipelining?: boolean | undefined
   readonly keyPrefix?: string | undefined
   readonly socketTimeout?: number | undefined
 }
@@ -184,7 +192,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     const pattern = `${before.replaceAll(/[\\*?[\]]/g, '\\$&')}*`
     for (const node of client.nodes?.('master') ?? [client])
       for (let cursor = '0'; ; ) {
-        const reply = await node.callBuffer('scan', [cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT])
+        const reply = await callOn(node, 'scan', [cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT])
         const [next, keys] = reply as [Buffer, Buffer[]]
         yield keys.map((key) => key.toString().slice(before.length)).filter((id) => RECORD_ID.test(id))
         cursor = next.toString()
