@@ -69,7 +69,7 @@ export interface Sharing<T> {
   /** Runs the script of these steps on several keys. Its reply is the server's time in ms, and a reply for each key. */
   evaluate(keys: readonly string[], args: readonly RedisArgument[]): Promise<unknown>
   /** Reads the reply for one key. */
-  read(reply: unknown, now: number): T
+  read(reply: unknown, now: number): T | Promise<T>
 }
 
 /** Carries out a step on a key, and gives what it comes to. */
@@ -78,7 +78,7 @@ export type Step<T> = (key: string, args: readonly RedisArgument[]) => Promise<T
 interface Waiting<T> {
   readonly key: string
   readonly args: readonly RedisArgument[]
-  readonly resolve: (result: T) => void
+  readonly resolve: (result: T | Promise<T>) => void
   readonly reject: (error: unknown) => void
 }
 

@@ -1,6 +1,7 @@
 import { isUtf8 } from 'node:buffer'
-import { StoreUnfitError } from '../contract/errors.js'
+import { OutcomeUnreadableError, StoreUnfitError } from '../contract/errors.js'
 import type { ClaimRequest, ClaimResult, Outcome, RecordMeta, StoredRecord } from '../contract/store.js'
+import { compressed, decompressed } from './compression.js'
 
 /** A record as Redis holds it, and nothing of it decoded that not everybody needs. */
 interface RedisRecord {
@@ -50,15 +51,30 @@ function metaOf({ bytes, metaStart, lineEnd }: RedisRecord): RecordMeta {
   return { key, route, scope, firstSeenAt }
 }
 
-function outcomeOf({ bytes, lineEnd }: RedisRecord): Outcome {
+function outcomeOf(record: RedisRecord): Outcome | Promise<Outcome> {
+  const { bytes, lineEnd } = record
   const lettersEnd = bytes.indexOf(LINE_FEED, lineEnd + 1)
   if (lettersEnd === -1) throw damaged()
   const letters = bytes.toString('latin1', lineEnd + 1, lettersEnd)
-  const headEnd = lettersEnd + 1 + Number(letters.slice(2))
-  return {
-    result: letters[0] === 'f' ? 'failed' : 'succeeded',
-    head: bytes.toString('utf8', lettersEnd + 1, headEnd),
-    body: letters[1] === 't' ? null : bytes.subarray(headEnd),
+  const headEnd = lettersEnd + 1 + Number.parseInt(letters.slice(2), 10)
+  const result = letters[0] === 'f' ? 'failed' : 'succeeded'
+  const head = bytes.toString('utf8', lettersEnd + 1, headEnd)
+  if (letters[1] === 't') return { result, head, body: null }
+  const body = bytes.subarray(headEnd)
+  if (letters[1] === 'b') return { result, head, body }
+  return decompress(record, body, Number(letters.slice(letters.indexOf(' ')))).then((whole) => ({
+    result,
+    head,
+    body: whole,
+  }))
+}
+
+async function decompress(record: RedisRecord, body: Buffer, length: number): Promise<Buffer> {
+  try {
+    return await decompressed(body, length)
+  } catch (cause) {
+    const message = `The outcome of key ${metaOf(record).key} cannot be decompressed: it was changed, or cut`
+    throw new OutcomeUnreadableError(message, { cause })
   }
 }
 
@@ -72,41 +88,58 @@ export function encodeClaim({ token, fingerprint, meta }: ClaimRequest): string 
   return `${token} 1 ${fingerprint} ${JSON.stringify([key, route, scope, firstSeenAt])}\n`
 }
 
-/** An outcome as the scripts take it. */
-export function encodeOutcome(outcome: Outcome): string | Buffer {
-  const { result, head, body } = outcome
-  const kind = body === null ? 't' : 'b'
-  const start = `${result === 'failed' ? 'f' : 's'}${kind}${Buffer.byteLength(head)}\n${head}`
-  if (body === null || body.byteLength === 0) return start
+/** An outcome as the scripts take it, its body compressed where it has more bytes than `above` and gets shorter by it. */
+export function encodeOutcome(outcome: Outcome, above: number): string | Buffer | Promise<string | Buffer> {
+  const { body } = outcome
+  if (body === null || body.byteLength === 0) return beginning(outcome, body === null ? 't' : 'b')
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  if (bytes.byteLength <= above) return asTheyAre(outcome, bytes)
+  const shorter = compressed(bytes)
+  const encode = (found: Buffer | undefined): string | Buffer =>
+    found === undefined
+      ? asTheyAre(outcome, bytes)
+      : Buffer.concat([Buffer.from(beginning(outcome, 'z', ` ${bytes.byteLength}`)), found])
+  return shorter instanceof Promise ? shorter.then(encode) : encode(shorter)
+}
+
+function asTheyAre(outcome: Outcome, bytes: Buffer): string | Buffer {
+  const start = beginning(outcome, 'b')
   // Valid UTF-8 comes back as it was.
   if (bytes.byteLength <= LONGEST_TEXT && isUtf8(bytes)) return start + bytes.toString()
   return Buffer.concat([Buffer.from(start), bytes])
 }
 
+function beginning({ result, head }: Outcome, kind: 'b' | 't' | 'z', length = ''): string {
+  return `${result === 'failed' ? 'f' : 's'}${kind}${Buffer.byteLength(head)}${length}\n${head}`
+}
+
 /** What a claim came to: a fence, or the record that was there, read at the server's time `now` in epoch milliseconds. */
-export function asClaimResult(reply: unknown, now: number): ClaimResult {
+export function asClaimResult(reply: unknown, now: number): ClaimResult | Promise<ClaimResult> {
   if (typeof reply === 'number') return { status: 'acquired', fence: reply }
   const record = parse(reply as Buffer)
   const { isCompleted, at, fence, fingerprint } = record
-  if (isCompleted)
-    return { status: 'completed', fingerprint, outcome: outcomeOf(record), ageMs: Math.max(0, now - at) }
+  if (isCompleted) {
+    const ageMs = Math.max(0, now - at)
+    const outcome = outcomeOf(record)
+    if (!(outcome instanceof Promise)) return { status: 'completed', fingerprint, outcome, ageMs }
+    return outcome.then((whole) => ({ status: 'completed', fingerprint, outcome: whole, ageMs }))
+  }
   if (at > now) return { status: 'running', fingerprint, leaseLeftMs: at - now }
   return { status: 'unknown', fingerprint, fence: Number(fence), meta: metaOf(record) }
 }
 
 /** A record as `find` reports it. */
-export function asStoredRecord(
+export async function asStoredRecord(
   id: string,
   bytes: Buffer,
   read: { readonly now: number; readonly expiresInMs: number },
-): StoredRecord {
+): Promise<StoredRecord> {
   const record = parse(bytes)
   const { isCompleted, at, fence, fingerprint } = record
   const { now, expiresInMs } = read
   const base = { id, fingerprint, fence: Number(fence), meta: metaOf(record), expiresInMs }
   if (isCompleted)
-    return { ...base, status: 'completed', outcome: outcomeOf(record), ageMs: Math.max(0, now - at) }
+    return { ...base, status: 'completed', outcome: await outcomeOf(record), ageMs: Math.max(0, now - at) }
   if (at > now) return { ...base, status: 'running', leaseLeftMs: at - now }
   return { ...base, status: 'unknown' }
 }

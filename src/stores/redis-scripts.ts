@@ -2,7 +2,8 @@
  * A record is one string. Its first line is `1`, its format; `R` for running or `C` for completed; 13 digits with the end of
  * the lease or the time of completion, in epoch milliseconds by the server's clock; token (`-` when nobody holds it), fence,
  * fingerprint and `meta` as a list in JSON, each after a space. Completion appends the outcome: a line with two letters
- * (`s`ucceeded or `f`ailed, `b`ody or `t`ombstone) and the length of `head` in bytes, then `head` and the body's bytes.
+ * (`s`ucceeded or `f`ailed, `b`ody, compressed body `z` or `t`ombstone) and the length of `head` in bytes, and after a space the
+ * length that a compressed body had; then `head` and the body's bytes.
  */
 export const RECORD_FORMAT = '1'
 

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
 import { type Duration, durationMs } from '../contract/duration.js'
-import { OptionsError, StoreUnfitError } from '../contract/errors.js'
+import { OptionsError, OutcomeUnreadableError, StoreUnfitError } from '../contract/errors.js'
 import type { IdempotencyStore, StoredRecord } from '../contract/store.js'
+import { type CompressionOptions, compressedAbove } from './compression.js'
 import { isAskedFor } from './list-query.js'
 import {
   callOn,
@@ -20,6 +21,7 @@ import {
   type ReplicatedClient,
 } from './redis-replicas.js'
 
+export type { CompressionOptions } from './compression.js'
 export type { RedisArgument, RedisSender } from './redis-batch.js'
 export type { RedisConnection, RedisPipeline } from './redis-replicas.js'
 
@@ -68,6 +70,15 @@ export interface RedisStoreOptions {
    * @default undefined, which waits for none: a failover forgets what had not been replicated
    */
   readonly waitReplicas?: WaitReplicas
+
+  /**
+   * Compresses long bodies (zlib), where that makes them shorter: less room in Redis for more processor time. Whatever is
+   * set here, what another process has compressed is read. Sealed outcomes do not get shorter: give the option to
+   * `sealedStore` instead.
+   *
+   * @default undefined, which compresses nothing
+   */
+  readonly compress?: CompressionOptions
 }
 
 /** Which replicas a step waits for. See "Failover" in `docs/stores.md` for how to choose. */
@@ -111,6 +122,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   if (typeof prefix !== 'string')
     throw new OptionsError(`redisStore: option "prefix" must be a string; got ${String(prefix)}`)
 
+  const above = compressedAbove(options.compress, 'redisStore')
   const demand = options.waitReplicas === undefined ? undefined : demandOf(options.waitReplicas)
 
   const turns = createTurns(client)
@@ -140,8 +152,8 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   }
 
   /** A step whose script takes any number of keys. */
-  function step<T>(script: Script, read: (reply: unknown, now: number) => T): Step<T> {
-    const readOrRefuse = (reply: unknown, now: number): T =>
+  function step<T>(script: Script, read: (reply: unknown, now: number) => T | Promise<T>): Step<T> {
+    const readOrRefuse = (reply: unknown, now: number): T | Promise<T> =>
       reply instanceof Error ? refuse(reply) : read(reply, now)
     // A cluster takes no command whose keys are on several nodes, and steps that wait for replicas share their wait.
     if (demand === undefined && client.nodes === undefined)
@@ -179,7 +191,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     try {
       return await find(id)
     } catch (error) {
-      if (error instanceof StoreUnfitError) return undefined
+      if (error instanceof StoreUnfitError || error instanceof OutcomeUnreadableError) return undefined
       throw error
     }
   }
@@ -209,14 +221,18 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
     renew: (id, token, leaseMs) => succeeds(scripts.renew, id, [token, leaseMs]),
 
-    complete: (id, token, outcome, ttlMs) => complete(prefix + id, [token, ttlMs, encodeOutcome(outcome)]),
+    complete(id, token, outcome, ttlMs) {
+      const keep = (encoded: string | Buffer) => complete(prefix + id, [token, ttlMs, encoded])
+      const encoded = encodeOutcome(outcome, above)
+      return encoded instanceof Promise ? encoded.then(keep) : keep(encoded)
+    },
 
     release: (id, token) => succeeds(scripts.release, id, [token]),
 
     find,
 
-    settle(id, resolution, ttlMs) {
-      const args = resolution === 'release' ? [] : [ttlMs, encodeOutcome(resolution)]
+    async settle(id, resolution, ttlMs) {
+      const args = resolution === 'release' ? [] : [ttlMs, await encodeOutcome(resolution, above)]
       return succeeds(scripts.settle, id, args, sendDurably)
     },
 

@@ -131,22 +131,34 @@ describeWith(['redis'], 'redisStore', () => {
 
   it('does not let what it cannot read, or what is damaged, harm the other steps of a turn', async () => {
     const store = redisStore(client)
-    const [foreign, list, damaged] = [aClaim().id, aClaim().id, aClaim().id]
+    const [foreign, list] = [aClaim().id, aClaim().id]
+    const damaged = [
+      '1C179',
+      '1C179\nsb0\n',
+      '1C1790000000000 token 1\nsb0\n',
+      '1C1790000000000 token 1 f []\nsb',
+    ].map((text) => ({ id: aClaim().id, text }))
     await client.set(`oncekey:${foreign}`, '9R something new')
     await client.rpush(`oncekey:${list}`, 'not a record')
-    await client.set(`oncekey:${damaged}`, '1C179')
+    for (const { id, text } of damaged) await client.set(`oncekey:${id}`, text)
     const [first, second] = [aClaim(), aClaim()]
     const steps = (...of: readonly Promise<unknown>[]) => Promise.allSettled(of)
     const unfit = { status: 'rejected', reason: { code: 'IDEMPOTENCY_STORE_UNFIT' } }
     const wrongType = { status: 'rejected', reason: { message: expect.stringMatching(/^WRONGTYPE/) } }
     const claimOf = (id: string) => store.claim(aClaim({ id }))
     expect(
-      await steps(store.claim(first), claimOf(foreign), claimOf(list), claimOf(damaged), store.claim(second)),
+      await steps(
+        store.claim(first),
+        claimOf(foreign),
+        claimOf(list),
+        ...damaged.map(({ id }) => claimOf(id)),
+        store.claim(second),
+      ),
     ).toMatchObject([
       { value: { status: 'acquired' } },
       unfit,
       wrongType,
-      unfit,
+      ...damaged.map(() => unfit),
       { value: { status: 'acquired' } },
     ])
     const completionOf = (id: string, token = aToken()) => store.complete(id, token, anOutcome(), HOUR)
@@ -158,7 +170,7 @@ describeWith(['redis'], 'redisStore', () => {
         completionOf(second.id, second.token),
       ),
     ).toMatchObject([{ value: true }, unfit, wrongType, { value: true }])
-    await client.del(...[foreign, list, damaged].map((id) => `oncekey:${id}`))
+    await client.del(...[foreign, list, ...damaged.map(({ id }) => id)].map((id) => `oncekey:${id}`))
   })
 
   it('brings its scripts back for all steps of a turn', async () => {
@@ -365,6 +377,21 @@ describeWith(['redis'], 'redisStore on a cluster', () => {
     } finally {
       single.disconnect()
     }
+  })
+
+  it('sends each step of a turn by itself', async () => {
+    const sent: unknown[] = []
+    const store = redisStore({
+      info: cluster.info.bind(cluster),
+      config: cluster.config.bind(cluster),
+      nodes: cluster.nodes.bind(cluster),
+      callBuffer(command: string, args: (string | Buffer | number)[]) {
+        sent.push(args[1])
+        return cluster.callBuffer(command, args)
+      },
+    })
+    await Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    expect(sent.slice(0, 3)).toEqual([1, 1, 1])
   })
 
   it('shares no further command where the server wants each for one slot', async () => {
