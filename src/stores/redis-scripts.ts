@@ -159,7 +159,7 @@ return { now, text, redis.call('PTTL', KEYS[1]) }
 
 /**
  * Ends an unknown record without its token.
- * KEYS[1] record. ARGV[1] ttl in ms and ARGV[2] the outcome as a record holds it, or neither to remove the record.
+ * KEYS[1] record. ARGV[1] `release` to remove the record, or ttl in ms, and ARGV[2] the outcome as a record holds it.
  * Returns 1 when settled, 0 when the record is not unknown.
  */
 export const SETTLE = `${NOW}
@@ -167,7 +167,7 @@ local text = redis.call('GET', KEYS[1])
 if not text then return 0 end
 ${READ}
 if state ~= 'R' or tonumber(at) > now then return 0 end
-if not ARGV[1] then return redis.call('DEL', KEYS[1]) end
+if ARGV[1] == 'release' then return redis.call('DEL', KEYS[1]) end
 redis.call(
   'SET', KEYS[1],
   '${RECORD_FORMAT}C' .. ${digits('now')} .. ' - ' .. string.sub(text, after_token) .. ARGV[2],

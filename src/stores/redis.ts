@@ -232,7 +232,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     find,
 
     async settle(id, resolution, ttlMs) {
-      const args = resolution === 'release' ? [] : [ttlMs, await encodeOutcome(resolution, above)]
+      const args = resolution === 'release' ? [resolution] : [ttlMs, await encodeOutcome(resolution, above)]
       return succeeds(scripts.settle, id, args, sendDurably)
     },
 
