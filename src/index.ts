@@ -8,6 +8,7 @@ import { memoryStore } from './stores/memory.js'
 
 export type { Duration } from './contract/duration.js'
 export * from './contract/errors.js'
+export type { MaybePromise } from './contract/maybe-promise.js'
 export type {
   ClaimRequest,
   ClaimResult,

@@ -1,5 +1,6 @@
 import { OptionsError } from '../contract/errors.js'
-import { admit, keyOf } from '../http/admission.js'
+import { isPromise } from '../contract/maybe-promise.js'
+import { type Admission, admit, keyOf } from '../http/admission.js'
 import { readableBy } from '../http/content-coding.js'
 import type { Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
@@ -87,16 +88,28 @@ function begin(
     route: routeOf(request),
     ...compared,
   }
-  admit(state.guard, key, incoming).then((admission) => {
-    const isAnswered = state.response.headersSent
-    if (admission.kind === 'run') {
-      // Somebody has answered in the meantime, as a timeout does. The handler has not run, and now it need not.
-      if (isAnswered) return release(admission.exchange)
-      start(request, state, admission.exchange)
-      return next()
+  const admission = admit(state.guard, key, incoming)
+  if (isPromise(admission)) admission.then((found) => proceed(request, state, found, next), next)
+  else proceed(request, state, admission, next)
+}
+
+/** Lets the handler run, or answers in its place. */
+function proceed(
+  request: ExpressRequest,
+  state: ExpressState,
+  admission: Admission,
+  next: (error?: unknown) => void,
+): void {
+  const isAnswered = state.response.headersSent
+  if (admission.kind === 'run') {
+    // Somebody has answered in the meantime, as a timeout does. The handler has not run, and now it need not.
+    if (isAnswered) {
+      release(admission.exchange).catch(next)
+      return
     }
-    if (!isAnswered) give(request, state, admission.answer, next)
-  }, next)
+    start(request, state, admission.exchange)
+    next()
+  } else if (!isAnswered) give(request, state, admission.answer, next)
 }
 
 /** Method and pattern: what is matched by a mounted router is known as the client sent it only. */

@@ -12,13 +12,14 @@ import type {
   RouteOptions,
 } from 'fastify'
 import { OptionsError, saysNothingHappened, TransactionMisuseError } from '../contract/errors.js'
-import { admit, keyOf } from '../http/admission.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
+import { type Admission, admit, keyOf } from '../http/admission.js'
 import type { Exchange } from '../http/exchange.js'
-import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
+import { type GivenAnswer, refusalOf, textOf } from '../http/given-answer.js'
 import { holdResponse } from '../http/held-response.js'
 import { type HttpSettings, parseRouteOptions } from '../http/http-options.js'
 import type { Idempotency } from '../index.js'
-import { capturePayload } from './fastify-payload.js'
+import { type CapturedPayload, capturePayload } from './fastify-payload.js'
 import { ensureState, type RequestState, type RouteGuard, stateOf } from './fastify-request.js'
 
 /** The hooks of a route look their guard up here, so that a registration in an inner context can take its place. */
@@ -134,22 +135,34 @@ function createPreHandler(slot: Slot): preHandlerHookHandler {
     const { method, originalUrl: url, body } = request
     const route = slot.names.get(method) ?? `${method} ${request.routeOptions.url}`
     const rawDigest = stateOf(request)?.rawHash?.digest()
-    admit(guard, key, { request, raw: request.raw, method, url, route, body, rawDigest }).then(
-      (admission) => {
-        if (admission.kind === 'run') {
-          start(request, reply, admission.exchange, guard)
-          return done()
-        }
-        try {
-          give(request, reply, admission.answer)
-        } catch (error) {
-          // A refusal that the application shaped into something that cannot be sent: Fastify catches nothing out here.
-          done(error as Error)
-        }
-      },
-      done,
-    )
+    const admission = admit(guard, key, { request, raw: request.raw, method, url, route, body, rawDigest })
+    if (!isPromise(admission)) return proceed(guard, admission, { request, reply, done })
+    admission.then((found) => proceed(guard, found, { request, reply, done }), done)
   }
+}
+
+/** Lets the handler run, or answers in its place. */
+function proceed(
+  guard: RouteGuard,
+  admission: Admission,
+  { request, reply, done }: RequestAndReply & { readonly done: (error?: Error) => void },
+): void {
+  if (admission.kind === 'run') {
+    start(request, reply, admission.exchange, guard)
+    done()
+    return
+  }
+  try {
+    give(request, reply, admission.answer)
+  } catch (error) {
+    // A refusal that the application shaped into something that cannot be sent: after a wait, Fastify catches nothing.
+    done(error as Error)
+  }
+}
+
+interface RequestAndReply {
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
 }
 
 function give(request: FastifyRequest, reply: FastifyReply, answer: GivenAnswer): void {
@@ -162,10 +175,13 @@ function give(request: FastifyRequest, reply: FastifyReply, answer: GivenAnswer)
 
 function put(reply: FastifyReply, answer: GivenAnswer): void {
   reply.code(answer.status)
-  if (!answer.headers.some(([name]) => name === 'content-type')) reply.removeHeader('content-type')
-  // A list of its own: a hook of the application may add to it, and it is put here again afterwards.
-  for (const [name, value] of answer.headers)
+  let hasType = false
+  for (const [name, value] of answer.headers) {
+    // A list of its own: a hook of the application may add to it, and it is put here again afterwards.
     reply.header(name, typeof value === 'string' ? value : [...value])
+    hasType ||= name === 'content-type'
+  }
+  if (!hasType) reply.removeHeader('content-type')
 }
 
 function start(request: FastifyRequest, reply: FastifyReply, exchange: Exchange, guard: RouteGuard): void {
@@ -174,19 +190,30 @@ function start(request: FastifyRequest, reply: FastifyReply, exchange: Exchange,
   state.reply = reply
   state.exchange = exchange
   state.maxBodyBytes = guard.settings.maxBodyBytes
-  // Fastify sends these without its own hooks, so they are captured where they are written.
-  reply.hijack = hijackCaptured
-  reply.callNotFound = callNotFoundCaptured
+  captureUnhooked(Object.getPrototypeOf(reply) as Watched)
 }
 
-function hijackCaptured(this: FastifyReply): FastifyReply {
-  captureReply(this)
-  return prototypeOf(this).hijack.call(this)
-}
+const WATCHED: unique symbol = Symbol('oncekey.watched')
+type Watched = FastifyReply & { [WATCHED]?: true }
 
-function callNotFoundCaptured(this: FastifyReply) {
-  captureReply(this)
-  return prototypeOf(this).callNotFound.call(this)
+/**
+ * Fastify sends some replies without its own hooks, so they are captured where they are written. It is done once for all
+ * replies of a context: one that gets methods of its own makes everything slower that Fastify does with it.
+ */
+function captureUnhooked(replies: Watched): void {
+  if (replies[WATCHED] === true) return
+  const { hijack, callNotFound } = replies
+  Object.assign(replies, {
+    [WATCHED]: true,
+    hijack(this: FastifyReply) {
+      captureReply(this)
+      return hijack.call(this)
+    },
+    callNotFound(this: FastifyReply) {
+      captureReply(this)
+      return callNotFound.call(this)
+    },
+  })
 }
 
 function captureReply(reply: FastifyReply): void {
@@ -200,23 +227,28 @@ function captureReply(reply: FastifyReply): void {
   holdResponse(reply.raw, {
     maxBodyBytes,
     keptHeaders: guard.settings.keptHeaders,
-    end: (captured) => exchange.end(captured),
+    end: async (captured) => exchange.end(captured),
     broken: (status) => exchange.endUnanswered(status),
   })
 }
 
-function prototypeOf(reply: FastifyReply): FastifyReply {
-  return Object.getPrototypeOf(reply) as FastifyReply
-}
-
 /** Somebody may write to the raw response, past Fastify: then the answer is gone, that the operation ended is not. */
 function watchRaw(request: FastifyRequest, { raw }: FastifyReply, exchange: Exchange): void {
-  raw.once('finish', () => {
+  const finished = async (): Promise<void> => {
     if (!exchange.isOpen || stateOf(request)?.hasTimedOut === true) return
-    exchange
-      .end({ status: raw.statusCode, headers: raw.getHeaders(), body: 'too-long', isText: false })
-      .catch((error: unknown) => request.log.error({ err: error }, 'oncekey: an outcome could not be kept'))
-  })
+    try {
+      await exchange.end({
+        status: raw.statusCode,
+        headers: raw.getHeaders(),
+        body: 'too-long',
+        isText: false,
+      })
+    } catch (error) {
+      request.log.error({ err: error }, 'oncekey: an outcome could not be kept')
+    }
+  }
+  if (raw.writableFinished) finished()
+  else raw.once('finish', finished)
 }
 
 const onSend: onSendHookHandler = (request, reply, payload, done) => {
@@ -232,8 +264,12 @@ const onSend: onSendHookHandler = (request, reply, payload, done) => {
   if (committed !== undefined) return done(null, putCommitted(state, reply))
   if (!exchange.isOpen) return done(null, payload)
   state.isSending = true
+  const captured = capturePayload(reply, payload, state.maxBodyBytes)
   // Fastify catches what goes wrong after a hook that returned a promise, and not after a late callback.
-  return finish(state, exchange, reply, payload)
+  if (captured instanceof Promise) return finishLater(state, exchange, reply, captured)
+  const given = end(reply, exchange, captured)
+  if (isPromise(given)) return given.then((found) => toSend(state, found, reply, captured))
+  done(null, toSend(state, given, reply, captured))
 }
 
 /** The answer that a transaction has committed takes the place of what the handler, or its failure, came to afterwards. */
@@ -245,41 +281,45 @@ function putCommitted(state: RequestState, reply: FastifyReply): unknown {
   return committed?.payload
 }
 
-async function finish(
+/** Tells how the handler has answered. */
+function end(
+  reply: FastifyReply,
+  exchange: Exchange,
+  { body, isText }: CapturedPayload,
+): MaybePromise<GivenAnswer | undefined> {
+  if (body === 'not-ours') return undefined
+  return exchange.end({ status: reply.statusCode, headers: reply.getHeaders(), body, isText })
+}
+
+async function finishLater(
   state: RequestState,
   exchange: Exchange,
   reply: FastifyReply,
-  payload: unknown,
+  payload: Promise<CapturedPayload>,
 ): Promise<unknown> {
-  const captured = capturePayload(reply, payload, state.maxBodyBytes)
-  const { body, isText, payload: toSend } = captured instanceof Promise ? await captured : captured
-  if (body === 'not-ours') return toSend
-  const given = await exchange.end({ status: reply.statusCode, headers: reply.getHeaders(), body, isText })
-  if (given === undefined) return toSend
+  const captured = await payload
+  return toSend(state, await end(reply, exchange, captured), reply, captured)
+}
+
+/** What the client gets: the handler's answer, or what was given in its place. */
+function toSend(
+  state: RequestState,
+  given: GivenAnswer | undefined,
+  reply: FastifyReply,
+  captured: CapturedPayload,
+): unknown {
+  if (given === undefined) return captured.payload
   state.given = given
   put(reply, given)
   return payloadOf(given)
 }
 
 /** The body as Fastify sends it fastest: text in one piece with its headers. */
-function payloadOf(answer: GivenAnswer): string | Buffer | null {
-  const { body, isText } = answer
-  if (body === undefined) return null
-  let text = texts.get(answer)
+function payloadOf({ body, isText, text }: GivenAnswer): string | Buffer | null {
   if (text !== undefined) return text
-  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-  if (!isText) return bytes
-  text = bytes.toString()
-  if (bytes.byteLength <= REMEMBERED_TEXT_BYTES) texts.set(answer, text)
-  return text
+  if (body === undefined) return null
+  return isText ? textOf(body) : Buffer.from(body.buffer, body.byteOffset, body.byteLength)
 }
-
-/**
- * Short answers as text. Each is asked for twice, before and after the hooks of the application, and again by every retry
- * of a storm. Long ones would double what the replay cache may hold.
- */
-const texts = new WeakMap<GivenAnswer, string>()
-const REMEMBERED_TEXT_BYTES = 4096
 
 const onError: onErrorHookHandler = (request, _reply, error, done) => {
   const state = stateOf(request)
@@ -304,8 +344,8 @@ function watched(handler: RouteHandlerMethod): RouteHandlerMethod {
     // A reply can be awaited, for which it listens to half a dozen events. One that is being sent needs nobody to wait.
     if (returned === reply && state.isSending) return undefined
     if (state.isSending) return returned
-    watchRaw(request, reply, exchange)
-    if (returned !== reply && isPromise(returned))
+    if (returned === reply || !isPromise(returned)) watchRaw(request, reply, exchange)
+    else
       returned.then(
         (value) => {
           state.hasHandlerEnded = true
@@ -340,12 +380,10 @@ function afterHandler(
       .catch((error: unknown) => request.log.error({ err: error }, 'oncekey: an outcome could not be kept'))
     return
   }
+  // Anything else is sent by Fastify, and comes by.
+  if (isEmpty || reply.raw.headersSent) watchRaw(request, reply, exchange)
   // Fastify does not send an empty answer to a client that has gone. The retry wants it all the same.
   const { socket } = request
   const isGone = request.raw.aborted || !socket || socket.destroyed
   if (isEmpty && isGone && !reply.sent) reply.send()
-}
-
-function isPromise(value: unknown): value is Promise<unknown> {
-  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }

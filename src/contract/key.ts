@@ -8,6 +8,7 @@ export function keyProblem(key: unknown): string | undefined {
   if (typeof key !== 'string') return 'An idempotency key must be a string'
   if (key.length === 0) return 'An idempotency key must not be empty'
   if (key.length > MAX_KEY_LENGTH) return `An idempotency key has at most ${MAX_KEY_LENGTH} characters`
+  if (/^[ -~]+$/.test(key)) return undefined
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
   if (/[\u0000-\u001f\u007f]/.test(key)) return 'An idempotency key must not hold control characters'
   if (!key.isWellFormed()) return 'An idempotency key must be well-formed Unicode'
@@ -20,10 +21,23 @@ export function recordId(name: {
   readonly scope: string
   readonly key: string
 }): string {
-  const { namespace, scope, key } = name
+  return hashOfName(nameInScope(scopePrefix(name.namespace, name.scope), name.key))
+}
+
+/** What the names of all operations of a scope begin with. */
+export function scopePrefix(namespace: string, scope: string): string {
+  return `${namespace.length}:${namespace}${scope.length}:${scope}`
+}
+
+/** The name of one operation, before it is hashed. */
+export function nameInScope(prefix: string, key: string): string {
   // Lengths in UTF-16 code units: each string must be well-formed, and then no two have the same bytes.
-  const text = `${namespace.length}:${namespace}${scope.length}:${scope}${key.length}:${key}`
-  return hash('sha256', text, 'base64url')
+  return `${prefix}${key.length}:${key}`
+}
+
+/** The id of a record, by the name of its operation. */
+export function hashOfName(name: string): string {
+  return hash('sha256', name, 'base64url')
 }
 
 /** A hash of a scope that operators can compare and nobody can read. */

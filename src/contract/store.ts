@@ -1,4 +1,5 @@
 import type { InboxTable } from './inbox.js'
+import type { MaybePromise } from './maybe-promise.js'
 
 /** What is kept when an operation ends, and handed to every retry. */
 export interface Outcome {
@@ -162,9 +163,11 @@ export interface IdempotencyStore {
    * A record whose lease has lapsed reports `unknown`, unless `takeOver` is set and the fingerprints are equal: then
    * it is acquired under the next fence, with the new token. The first claim's `meta` stays.
    *
+   * A store that lives in this process may answer at once, without a promise.
+   *
    * @throws {StoreFullError} when the store is bounded and holds only live records.
    */
-  claim(request: ClaimRequest): Promise<ClaimResult>
+  claim(request: ClaimRequest): MaybePromise<ClaimResult>
 
   /**
    * Makes the lease end `leaseMs` from now, while `token` holds the id. A lapsed lease that nobody took revives.
@@ -175,11 +178,12 @@ export interface IdempotencyStore {
 
   /**
    * Keeps `outcome` for `ttlMs` from now, while `token` holds the id, whether its lease has lapsed or not.
-   * Completing again with the token that completed answers `true` and changes nothing, so that it may be repeated.
+   * Completing again with the token that completed answers `true` and changes nothing, so that it may be repeated. It may
+   * answer at once, as `claim` may.
    *
    * @returns `false` when the claim was lost; nothing is written then.
    */
-  complete(id: string, token: string, outcome: Outcome, ttlMs: number): Promise<boolean>
+  complete(id: string, token: string, outcome: Outcome, ttlMs: number): MaybePromise<boolean>
 
   /**
    * Gives a claim back: nothing was done. The first claim's record (fence 1) is removed. A taken-over claim

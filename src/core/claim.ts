@@ -1,18 +1,10 @@
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { ClaimResult, IdempotencyStore } from '../contract/store.js'
-import type { EventSubject, Events } from './events.js'
-import { pause, retryDelayMs } from './execution.js'
-import type { Policy } from './policy.js'
+import type { Events } from './events.js'
+import { type ClaimIntent, type LiveExecution, pause, retryDelayMs } from './execution.js'
 import type { StoreCalls } from './store-calls.js'
 import { newToken } from './token.js'
 import type { Upkeep } from './upkeep.js'
-
-/** What is claimed. */
-export interface ClaimIntent {
-  readonly subject: EventSubject
-  readonly fingerprint: string
-  readonly policy: Policy
-  readonly takeOver: boolean
-}
 
 /** What a claim needs of the engine. */
 export interface ClaimContext {
@@ -26,22 +18,26 @@ export interface ClaimContext {
  * A claim that the store is asked for. One that gets no answer in time may still be granted later, to nobody: whoever asked
  * abandons it then.
  */
+// One object from the claim to its end, since every protected request makes one: it stands for what this process has in
+// flight, and for what its execution holds.
 export class ClaimAttempt {
+  readonly intent: ClaimIntent
   readonly token = newToken()
-  readonly answer: Promise<ClaimResult>
-  readonly #intent: ClaimIntent
+  readonly answer: MaybePromise<ClaimResult>
+  /** Who runs under it, once it was granted. */
+  execution: LiveExecution | undefined
   readonly #context: ClaimContext
   /** What the store itself will say, however late. */
-  #late: Promise<ClaimResult> | undefined
+  #late: MaybePromise<ClaimResult> | undefined
 
   constructor(intent: ClaimIntent, context: ClaimContext) {
-    this.#intent = intent
+    this.intent = intent
     this.#context = context
     this.answer = context.call('claim', () => this.#ask())
   }
 
-  #ask(): Promise<ClaimResult> {
-    const { subject, fingerprint, policy, takeOver } = this.#intent
+  #ask(): MaybePromise<ClaimResult> {
+    const { subject, fingerprint, policy, takeOver } = this.intent
     this.#late = this.#context.store.claim({
       id: subject.id,
       token: this.token,
@@ -59,12 +55,12 @@ export class ClaimAttempt {
   /** Gives it back in the background, so that the key is not stuck for a lease and then unknown although nothing ran. */
   abandon(error: unknown): void {
     const { events, upkeep } = this.#context
-    events.emit({ type: 'claim-abandoned', operation: this.#intent.subject, error })
-    if (this.#late !== undefined) upkeep.background(this.#giveBack(this.#late))
+    events.emit({ type: 'claim-abandoned', operation: this.intent.subject, error })
+    if (this.#late !== undefined && isPromise(this.#late)) upkeep.background(this.#giveBack(this.#late))
   }
 
   async #giveBack(claim: Promise<ClaimResult>): Promise<void> {
-    const { subject, policy } = this.#intent
+    const { subject, policy } = this.intent
     const { store, call, events } = this.#context
     let fate = 'open' as 'open' | 'granted' | 'refused' | 'failed'
     claim.then(

@@ -1,4 +1,3 @@
-import { LRUCache } from 'lru-cache'
 import {
   CommitUndecidedError,
   KeyInProgressError,
@@ -6,10 +5,10 @@ import {
   KeyReusedError,
   OptionsError,
   OutcomeUnknownError,
-  ScopeMissingError,
   StoreUnavailableError,
 } from '../contract/errors.js'
-import { keyProblem, recordId, scopeHash } from '../contract/key.js'
+import { hashOfName, keyProblem, nameInScope } from '../contract/key.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { ClaimResult, IdempotencyStore, Outcome } from '../contract/store.js'
 import { ClaimAttempt } from './claim.js'
 import { createKeyDerivation } from './derived-keys.js'
@@ -25,12 +24,12 @@ import {
   createUnprotectedExecution,
   type EndedTransaction,
   type Execution,
-  type HeldClaim,
   type LiveExecution,
 } from './execution.js'
 import type { Policy } from './policy.js'
 import { createReconciler } from './reconciler.js'
-import { createReplayCache, type ReplayCacheLimits } from './replay-cache.js'
+import { type CachedOutcome, createReplayCache, type ReplayCacheLimits } from './replay-cache.js'
+import { createScopes } from './scopes.js'
 import { createStoreCalls } from './store-calls.js'
 import { type TransactionWork, transact } from './transaction.js'
 import { createUpkeep } from './upkeep.js'
@@ -75,6 +74,12 @@ export interface Engine {
    * @throws {StoreFullError} when a bounded store has no room.
    */
   begin(operation: Operation): Promise<Begun>
+
+  /**
+   * Does what `begin` does, and gives it at once where neither the store nor anybody else has to be waited for. What
+   * `begin` rejects with may be thrown, or come as a rejected promise.
+   */
+  beginNow(operation: Operation): MaybePromise<Begun>
 
   /**
    * Runs `work` in a transaction of the store that keeps no outcome: for requests without a key.
@@ -131,15 +136,6 @@ export interface EngineSettings {
   readonly secret?: string | Uint8Array | undefined
 }
 
-/** What one process has in flight for an id: a claim that the store has not answered, or one that is held. */
-interface InFlight {
-  readonly fingerprint: string
-  readonly answer: Promise<ClaimResult>
-  execution: LiveExecution | undefined
-}
-
-const REMEMBERED_SCOPES = 1000
-
 /** The fingerprint of an operation that turned the check off. */
 const UNCHECKED = 'unchecked'
 
@@ -147,6 +143,7 @@ const UNCHECKED = 'unchecked'
 export function createEngine(settings: EngineSettings): Engine {
   const { store, namespace, storeTimeoutMs } = settings
   const events = createEvents()
+  const scopeOf = createScopes(namespace)
   const call = createStoreCalls({ events, storeTimeoutMs })
   const cache = settings.replayCache === false ? undefined : createReplayCache(settings.replayCache)
   const waiting = createWaitingRoom(store.watch?.bind(store))
@@ -155,27 +152,47 @@ export function createEngine(settings: EngineSettings): Engine {
   const reconcile = createReconciler({ store, call, events, deriveKey })
   const claiming = { store, call, events, upkeep }
   const holding = { store, call, events, background: upkeep.background, deriveKey, ended }
-  const inFlight = new Map<string, InFlight>()
+  /** What this process has in flight: claims that the store has not answered, and claims that are held. */
+  const inFlight = new Map<string, ClaimAttempt>()
   let traceparent: (() => string | undefined) | undefined
-  const shownScopes = new LRUCache<string, string>({ max: REMEMBERED_SCOPES })
 
-  async function begin(operation: Operation): Promise<Begun> {
+  function beginNow(operation: Operation): MaybePromise<Begun> {
     const problem = keyProblem(operation.key)
     if (problem !== undefined) throw new KeyInvalidError(problem)
-    if (operation.scope === '' || !operation.scope.isWellFormed()) throw new ScopeMissingError()
-    const { key, scope, route } = operation
-    const id = recordId({ namespace, scope, key })
-    const subject: EventSubject = { id, key, route, scope: shownScope(scope) }
-    const cached = cache?.get(id)
-    if (cached !== undefined) {
-      refuseMismatch(subject, operation.fingerprint, cached.fingerprint)
-      const ageMs = cached.ageMs + (performance.now() - cached.cachedAt)
-      return replay(subject, operation, { from: 'cache', outcome: cached.outcome, ageMs })
-    }
+    const { key, route } = operation
+    const scope = scopeOf(operation.scope)
+    const name = nameInScope(scope.prefix, key)
+    const cached = cache?.get(name)
+    if (cached !== undefined) return replayCached(operation, cached)
+    const subject: EventSubject = { id: hashOfName(name), key, route, scope: scope.hash }
+    const takeOver = operation.policy.onUnknown === 'rerun'
+    const startedAt = performance.now()
+    const first = upkeep.isReady
+      ? claimOrShare(subject, operation, { takeOver, now: startedAt })
+      : upkeep.check().then(() => claimOrShare(subject, operation, { takeOver, now: performance.now() }))
+    if (!isPromise(first) && first.status === 'acquired') return { kind: 'run', execution: first.execution }
+    return conclude(subject, operation, { first, startedAt })
+  }
+
+  /** Answers from memory. A storm of retries comes by here: what only listeners and refusals need is made for them only. */
+  function replayCached(operation: Operation, cached: CachedOutcome): Begun {
+    const { key, scope, route, fingerprint } = operation
+    const { id, outcome } = cached
+    const ageMs = cached.ageMs + (performance.now() - cached.cachedAt)
+    const isSame = isSameRequest(fingerprint, cached.fingerprint)
+    if (isSame && !events.isHeard('replayed')) return { kind: 'replay', outcome, ageMs }
+    const subject = { id, key, route, scope: scopeOf(scope).hash }
+    refuseMismatch(subject, fingerprint, cached.fingerprint)
+    return replay(subject, operation, { from: 'cache', outcome, ageMs })
+  }
+
+  async function conclude(
+    subject: EventSubject,
+    operation: Operation,
+    { first, startedAt }: { readonly first: MaybePromise<Found>; readonly startedAt: number },
+  ): Promise<Begun> {
     try {
-      if (!upkeep.isReady) await upkeep.check()
-      const startedAt = performance.now()
-      const found = await claimOrShare(subject, operation, operation.policy.onUnknown === 'rerun')
+      const found = await first
       if (found.status === 'acquired') return { kind: 'run', execution: found.execution }
       return await decide(subject, operation, { first: found, startedAt })
     } catch (error) {
@@ -187,20 +204,11 @@ export function createEngine(settings: EngineSettings): Engine {
       }
       events.emit({ type: 'unprotected', operation: subject, error })
       const execution = createUnprotectedExecution({
-        deriveKey: (label) => deriveKey(id, label),
+        deriveKey: (label) => deriveKey(subject.id, label),
         transaction: (work) => transaction(operation.policy, work),
       })
       return { kind: 'run', execution }
     }
-  }
-
-  function shownScope(scope: string): string {
-    let shown = shownScopes.get(scope)
-    if (shown === undefined) {
-      shown = scopeHash(namespace, scope)
-      shownScopes.set(scope, shown)
-    }
-    return shown
   }
 
   /** What becomes of an operation that is there already, as the first look has found it. */
@@ -212,15 +220,16 @@ export function createEngine(settings: EngineSettings): Engine {
     const { policy } = operation
     let takeOver = policy.onUnknown === 'rerun'
     for (let looks = 0; ; looks += 1) {
-      const found = looks === 0 ? first : await claimOrShare(subject, operation, takeOver)
+      const found =
+        looks === 0 ? first : await claimOrShare(subject, operation, { takeOver, now: performance.now() })
       if (found.status === 'acquired') return { kind: 'run', execution: found.execution }
       refuseMismatch(subject, operation.fingerprint, found.fingerprint)
       if (found.status === 'completed') {
         // Remembered at its first retry, not at its completion: most operations never see one.
         const { fingerprint, outcome, ageMs } = found
         cache?.set(
-          subject.id,
-          { fingerprint, outcome, ageMs, cachedAt: performance.now() },
+          nameInScope(scopeOf(operation.scope).prefix, subject.key),
+          { id: subject.id, fingerprint, outcome, ageMs, cachedAt: performance.now() },
           policy.ttlMs - ageMs,
         )
         return replay(subject, operation, { from: 'store', outcome, ageMs })
@@ -241,6 +250,13 @@ export function createEngine(settings: EngineSettings): Engine {
     }
   }
 
+  /** How a claim is asked for. */
+  interface Asked {
+    readonly takeOver: boolean
+    /** The monotonic clock: reading it is dear on some machines. */
+    readonly now: number
+  }
+
   type Found =
     | { readonly status: 'acquired'; readonly execution: LiveExecution }
     | (Exclude<ClaimResult, { status: 'acquired' | 'running' }> & { readonly shared: boolean })
@@ -253,62 +269,62 @@ export function createEngine(settings: EngineSettings): Engine {
       }
 
   /** Claims an id at the store, or joins the claim that this process already has or is asking for. */
-  function claimOrShare(subject: EventSubject, operation: Operation, takeOver: boolean): Promise<Found> {
+  function claimOrShare(subject: EventSubject, operation: Operation, asked: Asked): MaybePromise<Found> {
     const current = inFlight.get(subject.id)
     return current === undefined
-      ? claim(subject, operation, takeOver)
-      : share(current, subject, operation, takeOver)
+      ? claim(subject, operation, asked)
+      : share(current, subject, operation, asked.takeOver)
   }
 
   async function share(
-    current: InFlight,
+    current: ClaimAttempt,
     subject: EventSubject,
     operation: Operation,
     takeOver: boolean,
   ): Promise<Found> {
     const answer = await current.answer
     if (answer.status !== 'acquired') return asFound(answer, true)
+    const asked = { takeOver, now: performance.now() }
     // It may have ended while we waited for its answer, and then nobody would wake us.
-    if (inFlight.get(subject.id) !== current) return claimOrShare(subject, operation, takeOver)
+    if (inFlight.get(subject.id) !== current) return claimOrShare(subject, operation, asked)
     const leaseLeftMs = current.execution?.leaseLeftMs() ?? 0
     if (leaseLeftMs > 0)
-      return { status: 'running', fingerprint: current.fingerprint, leaseLeftMs, isOurs: true }
+      return { status: 'running', fingerprint: current.intent.fingerprint, leaseLeftMs, isOurs: true }
     // Nobody here can vouch for its lease any more: the store's clock decides.
-    return claim(subject, operation, takeOver)
+    return claim(subject, operation, asked)
   }
 
-  async function claim(subject: EventSubject, operation: Operation, takeOver: boolean): Promise<Found> {
-    const { policy } = operation
-    const fingerprint = operation.fingerprint ?? UNCHECKED
-    const claimedAt = performance.now()
-    const attempt = new ClaimAttempt({ subject, fingerprint, policy, takeOver }, claiming)
-    const mine: InFlight = { fingerprint, answer: attempt.answer, execution: undefined }
-    inFlight.set(subject.id, mine)
-    let answer: ClaimResult
-    try {
-      answer = await attempt.answer
-    } catch (error) {
-      forget(subject.id, mine)
-      attempt.abandon(error)
-      throw error
-    }
+  function claim(
+    subject: EventSubject,
+    operation: Operation,
+    { takeOver, now: claimedAt }: Asked,
+  ): MaybePromise<Found> {
+    const { policy, reads, fingerprint = UNCHECKED } = operation
+    const attempt = new ClaimAttempt({ subject, fingerprint, policy, takeOver, claimedAt, reads }, claiming)
+    const { answer } = attempt
+    inFlight.set(subject.id, attempt)
+    if (!isPromise(answer)) return claimed(attempt, answer, claimedAt)
+    return answer.then(
+      (result) => claimed(attempt, result, performance.now()),
+      (error: unknown) => {
+        forget(subject.id, attempt)
+        attempt.abandon(error)
+        throw error
+      },
+    )
+  }
+
+  /** What the store has answered to a claim of this process. */
+  function claimed(attempt: ClaimAttempt, answer: ClaimResult, answeredAt: number): Found {
+    const { subject } = attempt.intent
     if (answer.status !== 'acquired') {
-      forget(subject.id, mine)
+      forget(subject.id, attempt)
       return asFound(answer, false)
     }
-    if (events.isHeard('claimed')) events.emit({ type: 'claimed', operation: subject, fence: answer.fence })
-    const held: HeldClaim = {
-      subject,
-      token: attempt.token,
-      fence: answer.fence,
-      fingerprint,
-      policy,
-      claimedAt,
-      traceparent: traceOfClaim(),
-      reads: operation.reads,
-    }
-    const execution = createExecution(held, holding)
-    mine.execution = execution
+    const { fence } = answer
+    if (events.isHeard('claimed')) events.emit({ type: 'claimed', operation: subject, fence })
+    const execution = createExecution(attempt, { fence, answeredAt, traceparent: traceOfClaim() }, holding)
+    attempt.execution = execution
     return { status: 'acquired', execution }
   }
 
@@ -319,7 +335,7 @@ export function createEngine(settings: EngineSettings): Engine {
     else waiting.wake(id)
   }
 
-  function forget(id: string, entry: InFlight): void {
+  function forget(id: string, entry: ClaimAttempt): void {
     if (inFlight.get(id) === entry) inFlight.delete(id)
     // An outgrown table of the map may keep the entry for a while. What it stood for need not wait as long.
     entry.execution = undefined
@@ -355,7 +371,7 @@ export function createEngine(settings: EngineSettings): Engine {
   }
 
   function refuseMismatch(subject: EventSubject, asked: string | undefined, kept: string): void {
-    if (asked === undefined || asked === kept || kept === UNCHECKED) return
+    if (isSameRequest(asked, kept)) return
     events.emit({ type: 'mismatch', operation: subject })
     throw new KeyReusedError(subject.key)
   }
@@ -423,7 +439,8 @@ export function createEngine(settings: EngineSettings): Engine {
   return {
     store,
     namespace,
-    begin,
+    begin: async (operation) => beginNow(operation),
+    beginNow,
     transaction,
     assertSupports,
     on: events.on,
@@ -431,6 +448,10 @@ export function createEngine(settings: EngineSettings): Engine {
     check: upkeep.check,
     close: upkeep.close,
   }
+}
+
+function isSameRequest(asked: string | undefined, kept: string): boolean {
+  return asked === undefined || asked === kept || kept === UNCHECKED
 }
 
 /** Whether an event of its own has told of a refusal. */

@@ -10,6 +10,7 @@ import {
   TransactionMisuseError,
   TransactionUnsupportedError,
 } from '../contract/errors.js'
+import type { MaybePromise } from '../contract/maybe-promise.js'
 import type { ExecuteStatement, IdempotencyStore, Outcome } from '../contract/store.js'
 import { type Deadline, deadlines } from './deadlines.js'
 import type { DeriveKey, KeyDerivation } from './derived-keys.js'
@@ -30,7 +31,8 @@ export interface Execution {
   readonly traceparent: string | undefined
 
   /**
-   * Keeps the outcome, and says which answer the caller gets: its own, or the one that another run kept.
+   * Keeps the outcome, and says which answer the caller gets: its own, or the one that another run kept. It says so at
+   * once where the store does.
    *
    * A store that is away does not hold the answer back: the first failed attempt lets it go, and saving goes on in
    * the background.
@@ -38,7 +40,7 @@ export interface Execution {
    * @throws {KeyInProgressError | OutcomeUnknownError} when the claim was lost and another run has not ended.
    * @throws {StoreUnavailableError} when the claim was lost and the store cannot say to whom.
    */
-  complete(outcome: Outcome, ttlMs?: number): Promise<Answer>
+  complete(outcome: Outcome, ttlMs?: number): MaybePromise<Answer>
 
   /** Gives the claim back: nothing was done. A store that is away is asked again in the background. */
   release(): Promise<void>
@@ -104,18 +106,30 @@ export interface ExecutionContext {
   readonly deriveKey: KeyDerivation
 }
 
-/** A claim that this process holds. */
-export interface HeldClaim {
+/** What is claimed. */
+export interface ClaimIntent {
   readonly subject: EventSubject
-  readonly token: string
-  readonly fence: number
   readonly fingerprint: string
   readonly policy: Policy
-  /** When the claim was asked for, by the monotonic clock: the lease lasts at least `leaseMs` from then. */
+  readonly takeOver: boolean
+  /** When it is asked for, by the monotonic clock: the lease lasts at least `leaseMs` from then. */
   readonly claimedAt: number
-  readonly traceparent: string | undefined
   /** Reads the outcome for subscribers; `undefined` where its door has nothing to say of it. */
   readonly reads: OutcomeReader | undefined
+}
+
+/** A claim that this process holds. */
+export interface HeldClaim {
+  readonly intent: ClaimIntent
+  readonly token: string
+}
+
+/** How it was granted. */
+export interface Grant {
+  readonly fence: number
+  /** When the store had answered, by the monotonic clock. */
+  readonly answeredAt: number
+  readonly traceparent: string | undefined
 }
 
 /** An execution as the engine sees it. */
@@ -129,18 +143,18 @@ const FIRST_RETRY_MS = 100
 const LONGEST_RETRY_MS = 5000
 
 /** Starts to hold a claim: it is renewed from now on. */
-export function createExecution(claim: HeldClaim, context: ExecutionContext): LiveExecution {
-  return new HeldExecution(claim, context)
+export function createExecution(claim: HeldClaim, grant: Grant, context: ExecutionContext): LiveExecution {
+  return new HeldExecution(claim, grant, context)
 }
 
 // A class, since every protected request makes one: a dozen functions that close over it would be a dozen objects.
 class HeldExecution implements LiveExecution {
   readonly isProtected = true
   readonly fence: number
-  readonly #claim: HeldClaim
+  readonly traceparent: string | undefined
+  readonly #claim: ClaimIntent
+  readonly #token: string
   readonly #context: ExecutionContext
-  readonly #renewEveryMs: number
-  readonly #runsUntil: number
   #leaseUntil: number
   #state: 'running' | 'ending' | 'ended' = 'running'
   #isLost = false
@@ -151,15 +165,23 @@ class HeldExecution implements LiveExecution {
   #giveUp: AbortController | undefined
   #isCommitting = false
 
-  constructor(claim: HeldClaim, context: ExecutionContext) {
-    const { fence, policy, claimedAt } = claim
-    this.fence = fence
-    this.#claim = claim
+  constructor({ intent, token }: HeldClaim, grant: Grant, context: ExecutionContext) {
+    const { policy, claimedAt } = intent
+    this.fence = grant.fence
+    this.traceparent = grant.traceparent
+    this.#claim = intent
+    this.#token = token
     this.#context = context
-    this.#renewEveryMs = policy.leaseMs / 3
-    this.#runsUntil = claimedAt + policy.maxRunMs
     this.#leaseUntil = claimedAt + policy.leaseMs
-    this.#renewal = this.#after(Math.min(this.#renewEveryMs, policy.maxRunMs))
+    this.#renewal = this.#after(Math.min(this.#renewEveryMs, policy.maxRunMs), grant.answeredAt)
+  }
+
+  get #renewEveryMs(): number {
+    return this.#claim.policy.leaseMs / 3
+  }
+
+  get #runsUntil(): number {
+    return this.#claim.claimedAt + this.#claim.policy.maxRunMs
   }
 
   get signal(): AbortSignal {
@@ -170,21 +192,24 @@ class HeldExecution implements LiveExecution {
     return this.#controller.signal
   }
 
-  get traceparent(): string | undefined {
-    return this.#claim.traceparent
-  }
-
   leaseLeftMs(): number {
     return this.#isLost ? 0 : this.#leaseUntil - performance.now()
   }
 
-  async complete(outcome: Outcome, ttlMs = this.#claim.policy.ttlMs): Promise<Answer> {
+  complete(outcome: Outcome, ttlMs = this.#claim.policy.ttlMs): MaybePromise<Answer> {
     if (this.#state !== 'running') return OWN
     this.#state = 'ending'
+    // Straight to the store, since every request waits here: what takes another step is rare.
+    const saved = this.#save(outcome, ttlMs)
+    if (saved !== true) return this.#concluded(saved, outcome, ttlMs)
+    this.#kept(outcome, false)
+    return OWN
+  }
+
+  async #concluded(saved: MaybePromise<boolean>, outcome: Outcome, ttlMs: number): Promise<Answer> {
     let kept: Outcome | undefined
     try {
-      // Straight to the store, since every request waits here: what takes another step is rare.
-      kept = (await this.#save(outcome, ttlMs)) ? outcome : undefined
+      kept = (await saved) ? outcome : undefined
     } catch (error) {
       try {
         kept = await this.#saveShortened(outcome, ttlMs, error)
@@ -221,12 +246,12 @@ class HeldExecution implements LiveExecution {
 
   async transaction<T>(work: TransactionWork<T>): Promise<EndedTransaction<T>> {
     this.#refuseMisuse('transaction()')
-    const { subject, token, fence, policy } = this.#claim
+    const { subject, policy } = this.#claim
     const { store, call } = this.#context
     const giveUp = new AbortController()
     this.#giveUp = giveUp
     const rolledBack = (why: 'failed' | 'asked' | 'lost'): void =>
-      this.#emit({ type: 'rolled-back', operation: subject, fence, why })
+      this.#emit({ type: 'rolled-back', operation: subject, fence: this.fence, why })
     let ended: Transacted<T>
     try {
       ended = await transact(
@@ -235,7 +260,7 @@ class HeldExecution implements LiveExecution {
           call,
           settings: policy.transaction,
           giveUp,
-          claim: { id: subject.id, token, ttlMs: policy.ttlMs },
+          claim: { id: subject.id, token: this.#token, ttlMs: policy.ttlMs },
           onCommitting: () => {
             this.#isCommitting = true
           },
@@ -277,12 +302,12 @@ class HeldExecution implements LiveExecution {
 
   async saveIn(execute: ExecuteStatement, outcome: Outcome): Promise<void> {
     this.#refuseMisuse('saveIn()')
-    const { subject, token, fence, policy } = this.#claim
+    const { subject, policy } = this.#claim
     const { store } = this.#context
     if (store.completeIn === undefined) throw new TransactionUnsupportedError('saveIn()')
     // It is the application's transaction, and its time.
-    if (await store.completeIn(execute, subject.id, token, outcome, policy.ttlMs)) return
-    this.#emit({ type: 'rolled-back', operation: subject, fence, why: 'lost' })
+    if (await store.completeIn(execute, subject.id, this.#token, outcome, policy.ttlMs)) return
+    this.#emit({ type: 'rolled-back', operation: subject, fence: this.fence, why: 'lost' })
     this.#lose()
     throw new ClaimLostError(subject.key)
   }
@@ -306,10 +331,10 @@ class HeldExecution implements LiveExecution {
   }
 
   async keptOutcome(outcome: Outcome): Promise<Outcome | undefined> {
-    const { subject, fence } = this.#claim
+    const { subject } = this.#claim
     const { store, call } = this.#context
     const record = await call('find', () => store.find(subject.id))
-    if (record?.status !== 'completed' || record.fence !== fence) return undefined
+    if (record?.status !== 'completed' || record.fence !== this.fence) return undefined
     // A store that lost this claim in a crash counts its fences anew: the record may be of another run.
     if (!isSame(record.outcome, outcome)) return undefined
     if (this.#state !== 'ended') this.#kept(record.outcome, false)
@@ -318,17 +343,22 @@ class HeldExecution implements LiveExecution {
 
   /** Whether the record has an outcome now. If it has none, it is made sure that a commit under way cannot add one. */
   async #verdict(expected: Outcome): Promise<Outcome | undefined> {
-    const { subject, token, fence } = this.#claim
+    const { subject } = this.#claim
     const { store, call } = this.#context
     const kept = await this.keptOutcome(expected)
     if (kept !== undefined) return kept
     // The store keeps this step waiting behind a commit that is under way, and a later one finds its token gone.
-    const released = await call('release', () => store.release(subject.id, token))
+    const released = await call('release', () => store.release(subject.id, this.#token))
     // It ended between the two steps: committed after all, or taken over.
     const outcome = released ? undefined : await this.keptOutcome(expected)
     if (outcome !== undefined) return outcome
     const wasOurs = this.#wasReleased(released)
-    this.#emit({ type: 'rolled-back', operation: subject, fence, why: wasOurs ? 'failed' : 'lost' })
+    this.#emit({
+      type: 'rolled-back',
+      operation: subject,
+      fence: this.fence,
+      why: wasOurs ? 'failed' : 'lost',
+    })
     if (!wasOurs) this.#lose()
     this.#end()
     return undefined
@@ -344,8 +374,8 @@ class HeldExecution implements LiveExecution {
     if (this.#abortReason instanceof MaxRunExceededError) throw this.#abortReason
   }
 
-  #after(delayMs: number): Deadline {
-    return deadlines.after(delayMs, () => this.#tick())
+  #after(delayMs: number, now?: number): Deadline {
+    return deadlines.after(delayMs, () => this.#tick(), now)
   }
 
   #tick(): void {
@@ -353,18 +383,22 @@ class HeldExecution implements LiveExecution {
       this.#context.background(this.#renew())
       return
     }
-    const { subject, fence } = this.#claim
-    this.#emit({ type: 'max-run', operation: subject, fence })
+    const { subject } = this.#claim
+    this.#emit({ type: 'max-run', operation: subject, fence: this.fence })
     this.#abort(new MaxRunExceededError(subject.key))
   }
 
   async #renew(): Promise<void> {
-    const { subject, token, policy } = this.#claim
+    const { subject, policy } = this.#claim
     const { store, call } = this.#context
     const askedAt = performance.now()
     let held: boolean
     try {
-      held = await call('renew', () => store.renew(subject.id, token, policy.leaseMs), this.#renewEveryMs)
+      held = await call(
+        'renew',
+        () => store.renew(subject.id, this.#token, policy.leaseMs),
+        this.#renewEveryMs,
+      )
     } catch (error) {
       if (this.#state === 'ended') return
       this.#emit({ type: 'renewal-failed', operation: subject, error })
@@ -383,10 +417,10 @@ class HeldExecution implements LiveExecution {
     this.#renewal = this.#after(Math.min(this.#renewEveryMs, this.#runsUntil - performance.now()))
   }
 
-  #save(outcome: Outcome, ttlMs: number): Promise<boolean> {
-    const { subject, token } = this.#claim
+  #save(outcome: Outcome, ttlMs: number): MaybePromise<boolean> {
+    const { subject } = this.#claim
     const { store, call } = this.#context
-    return call('complete', () => store.complete(subject.id, token, outcome, ttlMs))
+    return call('complete', () => store.complete(subject.id, this.#token, outcome, ttlMs))
   }
 
   /**
@@ -400,6 +434,16 @@ class HeldExecution implements LiveExecution {
     this.#emit({ type: 'body-not-kept', operation: this.#claim.subject, reason: failure.message })
     const shortened = { ...outcome, body: null }
     return (await this.#save(shortened, ttlMs)) ? shortened : undefined
+  }
+
+  async #saveOrShorten(outcome: Outcome, ttlMs: number): Promise<Outcome | undefined> {
+    let held: boolean
+    try {
+      held = await this.#save(outcome, ttlMs)
+    } catch (error) {
+      return this.#saveShortened(outcome, ttlMs, error)
+    }
+    return held ? outcome : undefined
   }
 
   #kept(outcome: Outcome, late: boolean): void {
@@ -418,9 +462,9 @@ class HeldExecution implements LiveExecution {
   }
 
   async answerOfTheHolder(): Promise<Answer> {
-    const { subject, fence, fingerprint, policy } = this.#claim
+    const { subject, fingerprint, policy } = this.#claim
     const { store, call } = this.#context
-    this.#emit({ type: 'outcome-lost', operation: subject, fence })
+    this.#emit({ type: 'outcome-lost', operation: subject, fence: this.fence })
     this.#end()
     const record = await call('find', () => store.find(subject.id))
     if (record?.status === 'completed' && record.fingerprint === fingerprint)
@@ -433,16 +477,13 @@ class HeldExecution implements LiveExecution {
   }
 
   #saveLater(outcome: Outcome, ttlMs: number): Promise<void> {
-    const { subject, fence } = this.#claim
+    const { subject } = this.#claim
     return this.#insist(
       async () => {
-        const kept = await this.#save(outcome, ttlMs).then(
-          (held) => (held ? outcome : undefined),
-          (error) => this.#saveShortened(outcome, ttlMs, error),
-        )
+        const kept = await this.#saveOrShorten(outcome, ttlMs)
         if (kept !== undefined) return this.#kept(kept, true)
         this.#lose()
-        this.#emit({ type: 'outcome-lost', operation: subject, fence })
+        this.#emit({ type: 'outcome-lost', operation: subject, fence: this.fence })
         this.#end()
       },
       (error) => this.#emit({ type: 'save-abandoned', operation: subject, error }),
@@ -450,9 +491,9 @@ class HeldExecution implements LiveExecution {
   }
 
   async #giveBack(): Promise<void> {
-    const { subject, token, claimedAt } = this.#claim
+    const { subject, claimedAt } = this.#claim
     const { store, call } = this.#context
-    const held = await call('release', () => store.release(subject.id, token))
+    const held = await call('release', () => store.release(subject.id, this.#token))
     if (this.#wasReleased(held))
       this.#emit({ type: 'released', operation: subject, runMs: performance.now() - claimedAt })
     else this.#lose()
@@ -483,8 +524,8 @@ class HeldExecution implements LiveExecution {
   #lose(): void {
     if (this.#isLost) return
     this.#isLost = true
-    const { subject, fence } = this.#claim
-    this.#emit({ type: 'claim-lost', operation: subject, fence })
+    const { subject } = this.#claim
+    this.#emit({ type: 'claim-lost', operation: subject, fence: this.fence })
     this.#abort(new ClaimLostError(subject.key))
   }
 
@@ -500,10 +541,11 @@ class HeldExecution implements LiveExecution {
     if (this.#state === 'ended') return
     this.#state = 'ended'
     this.#renewal.cancel()
-    const { subject, fence } = this.#claim
+    const { subject } = this.#claim
     const { events, ended } = this.#context
     ended(subject, this)
-    if (events.isHeard('claim-ended')) this.#emit({ type: 'claim-ended', operation: subject, fence })
+    if (events.isHeard('claim-ended'))
+      this.#emit({ type: 'claim-ended', operation: subject, fence: this.fence })
   }
 
   #emit(event: IdempotencyEvent): void {

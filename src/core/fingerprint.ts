@@ -1,6 +1,6 @@
 import { createHash, hash } from 'node:crypto'
 import { FingerprintError } from '../contract/errors.js'
-import { hashCanonical } from './canonical-hash.js'
+import { hashCanonical, hashCanonicalInSlices } from './canonical-hash.js'
 
 /** What a fingerprint is made of. */
 export interface FingerprintParts {
@@ -20,19 +20,62 @@ const SCHEME = 'oncekey-1'
  *
  * @throws {FingerprintError} when the body has no canonical form.
  */
-export function fingerprintOf({ method, path, body }: FingerprintParts): string {
-  // Method and path are length-prefixed, so that no two requests run together into one text.
-  const head = `${SCHEME} ${method.length}:${method} ${path.length}:${path} `
-  if (body === undefined) return hash('sha256', `${head}none`, 'base64url')
-  if (typeof body === 'string') return hash('sha256', `${head}text ${body}`, 'base64url')
+export function fingerprintOf(parts: FingerprintParts): string {
+  const { body } = parts
+  if (!isJson(body)) return hashPlain(parts)
+  try {
+    return hashCanonical(jsonHead(parts), body)
+  } catch (cause) {
+    throw asFingerprintError(cause)
+  }
+}
+
+/**
+ * The same, without holding the process up: a large body gives the event loop back several times, and nobody may change
+ * it meanwhile. Throws or rejects as `fingerprintOf` throws.
+ */
+export function fingerprintInSlices(parts: FingerprintParts): string | Promise<string> {
+  const { body } = parts
+  if (!isJson(body)) return hashPlain(parts)
+  try {
+    const hash = hashCanonicalInSlices(jsonHead(parts), body)
+    if (typeof hash === 'string') return hash
+    return hash.catch((cause: unknown) => {
+      throw asFingerprintError(cause)
+    })
+  } catch (cause) {
+    throw asFingerprintError(cause)
+  }
+}
+
+function isJson(body: unknown): boolean {
+  return body !== undefined && typeof body !== 'string' && !(body instanceof Uint8Array)
+}
+
+function hashPlain({ method, path, body }: FingerprintParts): string {
+  const head = headOf(method, path)
   if (body instanceof Uint8Array)
     return createHash('sha256').update(`${head}bytes `).update(body).digest('base64url')
-  try {
-    return hashCanonical(`${head}json `, body)
-  } catch (cause) {
-    if (cause instanceof RangeError)
-      throw new FingerprintError('The request nests too deep to be compared', 400, { cause })
-    const remedy = 'Give `fingerprint` a function that chooses plain fields'
-    throw new FingerprintError(`The request has no canonical JSON form. ${remedy}`, 500, { cause })
-  }
+  return hash('sha256', body === undefined ? `${head}none` : `${head}text ${body}`, 'base64url')
+}
+
+let last = { method: '', path: '', head: '' }
+
+/** One text for all requests to the same path in a row, so that it need not be made again, nor written. */
+function jsonHead({ method, path }: FingerprintParts): string {
+  if (last.method !== method || last.path !== path)
+    last = { method, path, head: `${headOf(method, path)}json ` }
+  return last.head
+}
+
+/** Method and path are length-prefixed, so that no two requests run together into one text. */
+function headOf(method: string, path: string): string {
+  return `${SCHEME} ${method.length}:${method} ${path.length}:${path} `
+}
+
+function asFingerprintError(cause: unknown): FingerprintError {
+  if (cause instanceof RangeError)
+    return new FingerprintError('The request nests too deep to be compared', 400, { cause })
+  const remedy = 'Give `fingerprint` a function that chooses plain fields'
+  return new FingerprintError(`The request has no canonical JSON form. ${remedy}`, 500, { cause })
 }

@@ -21,6 +21,8 @@ export interface ReplayCacheLimits {
 
 /** A completed outcome, as this process saw it. */
 export interface CachedOutcome {
+  /** The record's name in the store. */
+  readonly id: string
   readonly fingerprint: string
   readonly outcome: Outcome
   /** How old the outcome was when it was put here, and when that was by this process's monotonic clock. */
@@ -28,11 +30,13 @@ export interface CachedOutcome {
   readonly cachedAt: number
 }
 
-/** Completed outcomes by id. They never change until their ttl, so a copy is as good as the store's. */
+/**
+ * Completed outcomes, by what tells one operation of an engine from another. They never change until their ttl, so a copy
+ * is as good as the store's.
+ */
 export interface ReplayCache {
-  get(id: string): CachedOutcome | undefined
-  set(id: string, entry: CachedOutcome, ttlLeftMs: number): void
-  delete(id: string): void
+  get(name: string): CachedOutcome | undefined
+  set(name: string, entry: CachedOutcome, ttlLeftMs: number): void
 }
 
 const ENTRY_OVERHEAD_BYTES = 256
@@ -48,12 +52,9 @@ export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
     ttl: limits.maxAgeMs,
   })
   return {
-    get: (id) => cache.get(id),
-    set(id, entry, ttlLeftMs) {
-      if (ttlLeftMs >= 1) cache.set(id, entry, { ttl: Math.min(limits.maxAgeMs, ttlLeftMs) })
-    },
-    delete(id) {
-      cache.delete(id)
+    get: (name) => cache.get(name),
+    set(name, entry, ttlLeftMs) {
+      if (ttlLeftMs >= 1) cache.set(name, entry, { ttl: Math.min(limits.maxAgeMs, ttlLeftMs) })
     },
   }
 }

@@ -1,13 +1,19 @@
 import { isIdempotencyError, StoreUnavailableError } from '../contract/errors.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import { type Deadline, deadlines } from './deadlines.js'
 import type { Events, StoreStep } from './events.js'
 
 /**
- * Calls the store: in time, reported, and with one kind of failure. Resolves with what `call` resolves with.
+ * Calls the store: in time, reported, and with one kind of failure. Gives what `call` gives: at once where that is there
+ * at once. It never throws: a failure is a rejected promise.
  *
- * @throws {StoreUnavailableError} when it fails or takes longer than `timeoutMs`. The step may still happen later.
+ * It rejects with a `StoreUnavailableError` when the store fails or takes longer than `timeoutMs`. The step may still
+ * happen later.
  */
-export type StoreCalls = <T>(step: StoreStep, call: () => Promise<T>, timeoutMs?: number) => Promise<T>
+export interface StoreCalls {
+  <T>(step: StoreStep, call: () => Promise<T>, timeoutMs?: number): Promise<T>
+  <T>(step: StoreStep, call: () => MaybePromise<T>, timeoutMs?: number): MaybePromise<T>
+}
 
 /** How late a deadline may come without anything being wrong: a busy process is late by some milliseconds. */
 const STALL_MS = 100
@@ -24,21 +30,41 @@ export function createStoreCalls(options: {
   readonly storeTimeoutMs: number
 }): StoreCalls {
   const { events, storeTimeoutMs } = options
-  return (step, call, timeoutMs = storeTimeoutMs) =>
-    new Promise((resolve, reject) => {
-      const pending = new PendingCall(step, timeoutMs, events, reject)
-      try {
-        call().then(
-          (value) => {
-            if (pending.settle()) resolve(value)
-          },
-          (error) => pending.fail(error),
-        )
-      } catch (error) {
-        // A store that throws before it returns a promise has failed like any other.
-        pending.fail(error)
-      }
-    })
+
+  function call<T>(step: StoreStep, ask: () => Promise<T>, timeoutMs?: number): Promise<T>
+  function call<T>(step: StoreStep, ask: () => MaybePromise<T>, timeoutMs = storeTimeoutMs): MaybePromise<T> {
+    const isHeard = events.isHeard('store-call')
+    const askedAt = isHeard ? performance.now() : 0
+    let answer: MaybePromise<T>
+    try {
+      answer = ask()
+    } catch (cause) {
+      // A store that throws before it returns a promise has failed like any other.
+      answer = Promise.reject(cause)
+    }
+    if (isPromise(answer)) return answerIn(answer, { step, timeoutMs, events })
+    if (isHeard) events.emit({ type: 'store-call', step, durationMs: performance.now() - askedAt })
+    return answer
+  }
+  return call
+}
+
+interface CallSettings {
+  readonly step: StoreStep
+  readonly timeoutMs: number
+  readonly events: Pick<Events, 'emit' | 'isHeard'>
+}
+
+function answerIn<T>(answer: Promise<T>, { step, timeoutMs, events }: CallSettings): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const pending = new PendingCall(step, timeoutMs, events, reject)
+    answer.then(
+      (value) => {
+        if (pending.settle()) resolve(value)
+      },
+      (error) => pending.fail(error),
+    )
+  })
 }
 
 // A class, since every request makes several.

@@ -1,7 +1,7 @@
-import { FingerprintError, KeyInvalidError, KeyMissingError, ScopeMissingError } from '../contract/errors.js'
-import { keyProblem } from '../contract/key.js'
-import type { Engine } from '../core/engine.js'
-import { fingerprintOf } from '../core/fingerprint.js'
+import { FingerprintError, KeyMissingError, ScopeMissingError } from '../contract/errors.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
+import type { Begun, Engine } from '../core/engine.js'
+import { fingerprintInSlices } from '../core/fingerprint.js'
 import { createExchange, type Exchange } from './exchange.js'
 import { type GivenAnswer, refusalOf, replayOf } from './given-answer.js'
 import { factsOf } from './http-answer.js'
@@ -30,43 +30,100 @@ export function keyOf<TRequest>(
 ): string | undefined {
   const { settings } = guard
   const key =
-    settings.key === undefined
-      ? keyFromHeaders(incoming.raw, settings.headerNames)
-      : settings.key(incoming.request)
-  if (key !== undefined) {
-    const problem = keyProblem(key)
-    if (problem !== undefined) throw new KeyInvalidError(problem)
-    return key
-  }
+    settings.key === undefined ? keyFromHeaders(incoming.raw, settings) : settings.key(incoming.request)
+  // What a key may be the engine knows.
+  if (key !== undefined) return key
   if (settings.required) throw new KeyMissingError(settings.headerNames.join(' or '))
   return undefined
 }
 
-/** Asks the engine what becomes of a request with a key. Never rejects with an error of this library. */
-export async function admit<TRequest>(
+/**
+ * Asks the engine what becomes of a request with a key. There is a promise only where there is something to wait for.
+ *
+ * @throws what is not an error of this library, which may come as a rejected promise too.
+ */
+export function admit<TRequest>(
   guard: Guard<TRequest>,
   key: string,
   incoming: IncomingOperation<TRequest>,
-): Promise<Admission> {
-  const { engine, settings } = guard
-  const refusal = (error: unknown): GivenAnswer => refusalOf(error, settings, incoming.request)
+): MaybePromise<Admission> {
   try {
-    const scope = scopeOf(settings, incoming.request)
-    const begun = await engine.begin({
-      scope: typeof scope === 'string' ? scope : await scope,
-      key,
-      fingerprint: requestFingerprint(settings, incoming),
-      route: incoming.route,
-      policy: settings.policy,
-      reads: factsOf,
-    })
-    if (begun.kind === 'replay') return { kind: 'answer', answer: replayOf(begun.outcome, key) }
-    const { execution } = begun
-    const { route } = incoming
-    return { kind: 'run', exchange: createExchange({ key, route, execution, settings, refusal }) }
+    const scope = scopeOf(guard.settings, incoming.request)
+    const begun =
+      typeof scope === 'string'
+        ? begin(guard, key, incoming, scope)
+        : scope.then((found) => begin(guard, key, incoming, found))
+    return isPromise(begun)
+      ? admitLater(guard, key, incoming, begun)
+      : admissionOf(guard, key, incoming, begun)
   } catch (error) {
-    return { kind: 'answer', answer: refusal(error) }
+    return refused(guard, incoming, error)
   }
+}
+
+// Arguments one by one, since every protected request comes by: each object that only hands them on is one to be collected.
+
+function begin<TRequest>(
+  guard: Guard<TRequest>,
+  key: string,
+  incoming: IncomingOperation<TRequest>,
+  scope: string,
+): MaybePromise<Begun> {
+  const fingerprint = requestFingerprint(guard.settings, incoming)
+  const { route } = incoming
+  // Only that of a large body is waited for.
+  return typeof fingerprint === 'object'
+    ? fingerprint.then((found) => ask(guard, key, route, scope, found))
+    : ask(guard, key, route, scope, fingerprint)
+}
+
+function ask<TRequest>(
+  { engine, settings }: Guard<TRequest>,
+  key: string,
+  route: string,
+  scope: string,
+  fingerprint: string | undefined,
+): MaybePromise<Begun> {
+  return engine.beginNow({
+    scope,
+    key,
+    fingerprint,
+    route,
+    policy: settings.policy,
+    reads: factsOf,
+  })
+}
+
+async function admitLater<TRequest>(
+  guard: Guard<TRequest>,
+  key: string,
+  incoming: IncomingOperation<TRequest>,
+  begun: Promise<Begun>,
+): Promise<Admission> {
+  try {
+    return admissionOf(guard, key, incoming, await begun)
+  } catch (error) {
+    return refused(guard, incoming, error)
+  }
+}
+
+function admissionOf<TRequest>(
+  { settings }: Guard<TRequest>,
+  key: string,
+  { route, request }: IncomingOperation<TRequest>,
+  begun: Begun,
+): Admission {
+  if (begun.kind === 'replay') return { kind: 'answer', answer: replayOf(begun.outcome, key) }
+  const { execution } = begun
+  return { kind: 'run', exchange: createExchange({ key, route, execution, settings, request }) }
+}
+
+function refused<TRequest>(
+  { settings }: Guard<TRequest>,
+  { request }: IncomingOperation<TRequest>,
+  error: unknown,
+): Admission {
+  return { kind: 'answer', answer: refusalOf(error, settings, request) }
 }
 
 function scopeOf<TRequest>(settings: HttpSettings<TRequest>, request: TRequest): string | Promise<string> {
@@ -93,12 +150,12 @@ function refuseScope(cause: unknown): never {
 function requestFingerprint<TRequest>(
   { fingerprint }: HttpSettings<TRequest>,
   incoming: IncomingOperation<TRequest>,
-): string | undefined {
+): string | Promise<string> | undefined {
   if (fingerprint === false) return undefined
   const { method, url: path } = incoming
-  if (fingerprint === 'body') return fingerprintOf({ method, path, body: incoming.body })
-  if (fingerprint === 'raw') return fingerprintOf({ method, path, body: incoming.rawDigest })
-  return fingerprintOf({ method, path, body: chosenPart(fingerprint, incoming.request) })
+  if (fingerprint === 'body') return fingerprintInSlices({ method, path, body: incoming.body })
+  if (fingerprint === 'raw') return fingerprintInSlices({ method, path, body: incoming.rawDigest })
+  return fingerprintInSlices({ method, path, body: chosenPart(fingerprint, incoming.request) })
 }
 
 function chosenPart<TRequest>(choose: (request: TRequest) => unknown, request: TRequest): unknown {

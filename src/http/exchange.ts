@@ -5,9 +5,10 @@ import {
   TransactionMissingError,
   TransactionMisuseError,
 } from '../contract/errors.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { ExecuteStatement, Outcome } from '../contract/store.js'
 import type { Answer, Execution } from '../core/execution.js'
-import { type GivenAnswer, keptOf, replayOf } from './given-answer.js'
+import { type GivenAnswer, keptOf, refusalOf, replayOf } from './given-answer.js'
 import { outcomeOf } from './http-answer.js'
 import type { HttpSettings } from './http-options.js'
 import type { AnswerHeaders } from './kept-headers.js'
@@ -53,12 +54,13 @@ export interface Exchange {
    */
   saveIn(execute: ExecuteStatement, captured: CapturedAnswer): Promise<void>
   /**
-   * Tells how the handler ended, once, before the client is told. Later calls change nothing.
+   * Tells how the handler ended, once, before the client is told. Later calls change nothing. There is a promise only where
+   * there is something to wait for.
    *
    * @returns what the client gets instead of the handler's answer: what this operation, or another run of it, has kept,
    *   or a refusal; `undefined` to let the handler's own answer go.
    */
-  end(captured: CapturedAnswer): Promise<GivenAnswer | undefined>
+  end(captured: CapturedAnswer): MaybePromise<GivenAnswer | undefined>
   /**
    * Tells that the handler ended after the client was told something else, as when the framework's own timeout
    * answered in its place. It may have had its effect, so a tombstone is kept whatever `status` was sent.
@@ -76,8 +78,8 @@ export interface ExchangeParts<TRequest> {
   readonly route: string
   readonly execution: Execution
   readonly settings: HttpSettings<TRequest>
-  /** Makes an answer of a refusal. */
-  readonly refusal: (error: unknown) => GivenAnswer
+  /** The framework's request, which whoever shapes refusals may look at. */
+  readonly request: TRequest
 }
 
 /** Starts the exchange of a request whose claim was granted. */
@@ -175,15 +177,26 @@ class HeldExchange<TRequest> implements Exchange {
     this.#saved = { outcome, captured }
   }
 
-  async end(captured: CapturedAnswer): Promise<GivenAnswer | undefined> {
+  end(captured: CapturedAnswer): MaybePromise<GivenAnswer | undefined> {
     if (!this.#isOpen) return undefined
+    if (this.#transaction !== undefined || this.#saved !== undefined)
+      return this.#endAfterTransaction(captured)
+    this.#isOpen = false
+    try {
+      const given = this.#settle(captured)
+      return isPromise(given) ? given.catch((error: unknown) => this.#refusal(error)) : given
+    } catch (error) {
+      return this.#refusal(error)
+    }
+  }
+
+  async #endAfterTransaction(captured: CapturedAnswer): Promise<GivenAnswer | undefined> {
     if (this.#transaction !== undefined) {
       // A handler that did not wait for its transaction: the answer is the transaction's all the same.
       await this.#transaction
       if (!this.#isOpen) return this.committed === 'too-long' ? undefined : this.committed
     }
     this.#isOpen = false
-    const { key, refusal } = this.#parts
     try {
       if (this.#saved !== undefined) {
         const saved = await this.#savedOutcome(this.#saved, captured.status)
@@ -192,16 +205,22 @@ class HeldExchange<TRequest> implements Exchange {
       }
       const failure = this.#failureBehind(captured.status)
       if (failure !== undefined) return await this.#endFailed(failure)
-      if (this.#isForgotten || !this.#isKept(captured)) {
-        await this.#parts.execution.release()
-        return undefined
-      }
-      if (this.#lacksTransaction(captured.status)) return await this.#endWithoutTransaction()
-      const answer = await this.#keep(this.#outcomeOf(captured))
-      return answer.whose === 'own' ? undefined : replayOf(answer.outcome, key)
+      return await this.#settle(captured)
     } catch (error) {
-      return refusal(error)
+      return this.#refusal(error)
     }
+  }
+
+  /** Keeps the answer, or gives the claim back. */
+  #settle(captured: CapturedAnswer): MaybePromise<GivenAnswer | undefined> {
+    if (this.#isForgotten || !this.#isKept(captured)) return this.#parts.execution.release().then(nothing)
+    if (this.#lacksTransaction(captured.status)) return this.#endWithoutTransaction()
+    const answer = this.#keep(this.#outcomeOf(captured))
+    return isPromise(answer) ? answer.then((found) => this.#given(found)) : this.#given(answer)
+  }
+
+  #given(answer: Answer): GivenAnswer | undefined {
+    return answer.whose === 'own' ? undefined : replayOf(answer.outcome, this.#parts.key)
   }
 
   async endUnanswered(status: number): Promise<void> {
@@ -254,7 +273,7 @@ class HeldExchange<TRequest> implements Exchange {
   /** The effects were rolled back together with the outcome, whether the client of the database said so or not. */
   async #endUncommitted(): Promise<GivenAnswer> {
     await this.#parts.execution.release()
-    return this.#parts.refusal(
+    return this.#refusal(
       new TransactionMisuseError(
         'saveIn() kept the answer in a transaction that was not committed: await the transaction, and let its failure be one',
       ),
@@ -267,14 +286,18 @@ class HeldExchange<TRequest> implements Exchange {
   }
 
   async #endFailed(failure: unknown): Promise<GivenAnswer> {
-    const { execution, key, refusal } = this.#parts
+    const { execution, key } = this.#parts
     // It is still being found out, in the background.
-    if (failure instanceof CommitUndecidedError) return refusal(failure)
+    if (failure instanceof CommitUndecidedError) return this.#refusal(failure)
     if (failure instanceof ClaimLostError) {
       const answer = await execution.answerOfTheHolder()
       if (answer.whose === 'other') return replayOf(answer.outcome, key)
     } else await execution.release()
-    return refusal(failure)
+    return this.#refusal(failure)
+  }
+
+  #refusal(error: unknown): GivenAnswer {
+    return refusalOf(error, this.#parts.settings, this.#parts.request)
   }
 
   #lacksTransaction(status: number): boolean {
@@ -283,8 +306,7 @@ class HeldExchange<TRequest> implements Exchange {
   }
 
   async #endWithoutTransaction(): Promise<GivenAnswer> {
-    const { route, refusal } = this.#parts
-    const problem = refusal(new TransactionMissingError(route))
+    const problem = this.#refusal(new TransactionMissingError(this.#parts.route))
     // Kept, since what the handler did outside of a transaction may exist, and must not be done again by a retry.
     await this.#keep(outcomeOf(problem, this.#parts.execution.traceparent))
     return problem
@@ -319,9 +341,11 @@ class HeldExchange<TRequest> implements Exchange {
     return { status, headers: this.#parts.settings.keptHeaders(headers), body, isText, replayed: false }
   }
 
-  #keep(outcome: Outcome): Promise<Answer> {
+  #keep(outcome: Outcome): MaybePromise<Answer> {
     return this.#parts.execution.complete(outcome)
   }
 }
 
 function ignore(): void {}
+
+function nothing(): undefined {}

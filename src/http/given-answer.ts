@@ -7,6 +7,8 @@ import { problemOf, problemReply } from './problems.js'
 /** An answer that no handler gave: a replay, or a refusal with the error behind it. */
 export interface GivenAnswer extends HttpAnswer {
   readonly replayed: boolean
+  /** The body of a replay as text, where it is text, and short. */
+  readonly text?: string | undefined
   readonly error?: IdempotencyError
 }
 
@@ -23,8 +25,10 @@ export function replayOf(outcome: Outcome, key: string): GivenAnswer {
   if (known !== undefined) return known
   const found = answerOf(outcome)
   if (!found.kept) throw new ResponseNotKeptError(key, found.status)
+  const { status, body, isText } = found.answer
   const headers = [...found.answer.headers, [REPLAYED_HEADER, 'true'] as const]
-  const replay = { ...found.answer, headers, replayed: true }
+  const isShort = isText && body !== undefined && body.byteLength <= REMEMBERED_TEXT_BYTES
+  const replay = { status, headers, body, isText, replayed: true, text: isShort ? textOf(body) : undefined }
   // A list may be changed by whoever sends it, and then the next replay would have it changed.
   if (headers.every(([, value]) => typeof value === 'string')) replays.set(outcome, replay)
   return replay
@@ -32,6 +36,14 @@ export function replayOf(outcome: Outcome, key: string): GivenAnswer {
 
 /** Replays by outcome: the engine's cache gives the same outcome to each retry of a storm. */
 const replays = new WeakMap<Outcome, GivenAnswer>()
+
+/** The text of a long one would double what the replay cache may hold. */
+const REMEMBERED_TEXT_BYTES = 4096
+
+/** A body as text. */
+export function textOf(body: Uint8Array): string {
+  return Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString()
+}
 
 /** What this request itself has kept as its answer; `undefined` when the body was not kept. */
 export function keptOf(outcome: Outcome): GivenAnswer | undefined {

@@ -58,9 +58,15 @@ function isSameHead(one: Head, other: Head): boolean {
     one.status === other.status &&
     one.body === other.body &&
     one.traceparent === other.traceparent &&
-    one.headers.length === other.headers.length &&
-    one.headers.every(([name, value], index) => {
-      const [otherName, otherValue] = other.headers[index] ?? []
+    (one.headers === other.headers || areSameHeaders(one.headers, other.headers))
+  )
+}
+
+function areSameHeaders(one: HeaderList, other: HeaderList): boolean {
+  return (
+    one.length === other.length &&
+    one.every(([name, value], index) => {
+      const [otherName, otherValue] = other[index] ?? []
       // Several values are compared by being written anew: lists are rare.
       return name === otherName && typeof value === 'string' && value === otherValue
     })

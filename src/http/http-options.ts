@@ -94,6 +94,8 @@ export interface HttpSettings<TRequest> {
   readonly scope: ((request: TRequest) => string | Promise<string>) | 'shared'
   readonly methods: readonly string[]
   readonly headerNames: readonly string[]
+  /** The same in lower case, as Node names them. */
+  readonly headerKeys: readonly string[]
   readonly key: ((request: TRequest) => string | undefined) | undefined
   readonly required: boolean
   readonly fingerprint: 'body' | 'raw' | ((request: TRequest) => unknown) | false
@@ -183,6 +185,7 @@ export function parseHttpOptions<TRequest>(
     scope,
     methods: ['POST', 'PATCH'],
     headerNames: ['Idempotency-Key'],
+    headerKeys: ['idempotency-key'],
     key: undefined,
     required: false,
     fingerprint: 'body',
@@ -210,11 +213,13 @@ export function parseRouteOptions<TRequest>(
 
 function merged<TRequest>(base: HttpSettings<TRequest>, own: ParsedHttpPolicy): HttpSettings<TRequest> {
   const { header } = own
+  const headerNames = header === undefined ? base.headerNames : typeof header === 'string' ? [header] : header
   return {
     policy: resolvePolicy(own, base.policy, responseOnUnknown(own.onUnknown)),
     scope: base.scope,
     methods: own.methods ?? base.methods,
-    headerNames: header === undefined ? base.headerNames : typeof header === 'string' ? [header] : header,
+    headerNames,
+    headerKeys: headerNames.map((name) => name.toLowerCase()),
     key: own.key ?? base.key,
     required: own.required ?? base.required,
     fingerprint: own.fingerprint ?? base.fingerprint,

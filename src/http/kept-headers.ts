@@ -69,8 +69,25 @@ export function createHeaderFilter(rules: HeaderRules = {}): HeaderFilter {
     return kept
   }
 
+  /** The list that was made last: answers of one route differ in their bodies, mostly. */
+  let last: HeaderList = []
+
+  function areAsLast(headers: AnswerHeaders): boolean {
+    let index = 0
+    for (const given in headers) {
+      const value = headers[given]
+      const name = value === undefined ? undefined : nameKeptFor(given)
+      if (name === undefined) continue
+      const known = last[index]
+      if (known === undefined || known[0] !== name || known[1] !== value) return false
+      index += 1
+    }
+    return index === last.length
+  }
+
   return (headers) => {
     const hopByHop = headers.connection === undefined ? undefined : namesIn(headers.connection)
+    if (hopByHop === undefined && areAsLast(headers)) return last
     const kept: [string, string | string[]][] = []
     for (const given in headers) {
       const value = headers[given]
@@ -78,6 +95,8 @@ export function createHeaderFilter(rules: HeaderRules = {}): HeaderFilter {
       if (name === undefined || hopByHop?.includes(name)) continue
       kept.push([name, Array.isArray(value) ? value.map(String) : String(value)])
     }
+    // A list of values belongs to one answer: it may be changed by whoever sends it.
+    if (kept.every(([, value]) => typeof value === 'string')) last = kept
     return kept
   }
 }

@@ -4,6 +4,12 @@ import { KeyInvalidError } from '../contract/errors.js'
 /** What a request says of its headers, as Node's `IncomingMessage` does: joined, and line by line. */
 export type HeaderLines = Pick<IncomingMessage, 'headers' | 'rawHeaders'>
 
+/** Which headers may name a key: as they are written, and in lower case. */
+export interface HeaderNames {
+  readonly headerNames: readonly string[]
+  readonly headerKeys: readonly string[]
+}
+
 /** A character of a key without quotes, as a regular expression that any description of an API can hold. */
 export const BARE_KEY_PATTERN = '[A-Za-z0-9_.:~+/=@-]'
 
@@ -40,15 +46,19 @@ export function parseKeyHeader(value: string, header: string): string {
 }
 
 /**
- * The key that a request's headers name, or `undefined` when none of `names` is there.
+ * The key that a request's headers name, or `undefined` when none of them is there.
  *
  * @throws {KeyInvalidError} when a header is malformed or repeated, or two headers name different keys.
  */
-export function keyFromHeaders(request: HeaderLines, names: readonly string[]): string | undefined {
+export function keyFromHeaders(
+  request: HeaderLines,
+  { headerNames: names, headerKeys }: HeaderNames,
+): string | undefined {
   let key: string | undefined
-  for (const name of names) {
-    const value = request.headers[name.toLowerCase()]
+  for (let index = 0; index < headerKeys.length; index += 1) {
+    const value = request.headers[headerKeys[index] as string]
     if (value === undefined) continue
+    const name = names[index] as string
     // Node joins repeated lines with a comma, and two halves of a quoted string would join to a valid one.
     if (typeof value !== 'string' || (value.includes(',') && isRepeated(request, name)))
       throw new KeyInvalidError(`The header ${name} must not be repeated`)

@@ -47,14 +47,18 @@ class Queued {
   }
 }
 
-// All in one object, since there may be millions of them: what the garbage collector has to follow is what they cost.
+/** When this module was loaded, in epoch milliseconds. Times since then are small numbers. */
+const LOADED_AT = Date.now()
+
+// All in one object, since there may be millions of them: what the garbage collector has to follow is what they cost. So
+// times are whole milliseconds, rounded to the safe side: a small whole number lies in the record itself.
 class MemoryRecord extends Queued {
   readonly id: string
   readonly fingerprint: string
   readonly #key: string
   readonly #route: string
   readonly #scope: string
-  readonly #firstSeenAt: number
+  readonly #firstSeenAfter: number
   fence = 1
   /** `undefined` after a release or a settlement: nobody holds it. */
   token: string | undefined
@@ -75,12 +79,13 @@ class MemoryRecord extends Queued {
     this.#key = meta.key
     this.#route = meta.route
     this.#scope = meta.scope
-    this.#firstSeenAt = meta.firstSeenAt
+    this.#firstSeenAfter = meta.firstSeenAt - LOADED_AT
     this.token = token
   }
 
   get meta(): RecordMeta {
-    return { key: this.#key, route: this.#route, scope: this.#scope, firstSeenAt: this.#firstSeenAt }
+    const firstSeenAt = LOADED_AT + this.#firstSeenAfter
+    return { key: this.#key, route: this.#route, scope: this.#scope, firstSeenAt }
   }
 
   get outcome(): Outcome {
@@ -90,7 +95,7 @@ class MemoryRecord extends Queued {
 
   complete({ result, head, body }: Outcome, now: number): void {
     this.isCompleted = true
-    this.completedAt = now
+    this.completedAt = Math.floor(now)
     this.#result = result
     this.#head = head
     this.#body = body === null ? null : asBuffer(body).toString('latin1')
@@ -148,7 +153,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       queue = new Queued()
       queues.set(ttlMs, queue)
     }
-    record.expiresAt = now + ttlMs
+    record.expiresAt = Math.ceil(now + ttlMs)
     queue.take(record)
   }
 
@@ -173,12 +178,16 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     return removed
   }
 
-  function makeRoom(entries: number, size: number): void {
-    const isRoom = () => records.size + entries <= maxEntries && bytes + size <= maxBytes
-    if (isRoom()) return
+  function isRoom(entries: number, size: number): boolean {
+    return records.size + entries <= maxEntries && bytes + size <= maxBytes
+  }
+
+  /** Makes room, if it can. @returns why there is none. */
+  function lackOfRoom(entries: number, size: number): StoreFullError | undefined {
+    if (isRoom(entries, size)) return undefined
     sweep()
-    if (isRoom()) return
-    throw new StoreFullError(
+    if (isRoom(entries, size)) return undefined
+    return new StoreFullError(
       `The memory store is full of live records (${records.size} of ${maxEntries} entries, ${bytes} of ${maxBytes} bytes)`,
     )
   }
@@ -190,32 +199,41 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
     for (const resolve of waiting) resolve()
   }
 
-  function keep(record: MemoryRecord, outcome: Outcome, ttlMs: number, now: number): void {
+  /** @returns why it could not be kept. */
+  function keep(
+    record: MemoryRecord,
+    outcome: Outcome,
+    ttlMs: number,
+    now: number,
+  ): StoreFullError | undefined {
     const size = record.sizeWith(outcome.head.length * 2 + (outcome.body?.byteLength ?? 0))
     // A tombstone always fits: to forget that an operation ended would be worse than a few bytes too many.
-    if (outcome.body !== null) makeRoom(0, size - record.bytes)
+    const lack = outcome.body === null ? undefined : lackOfRoom(0, size - record.bytes)
+    if (lack !== undefined) return lack
     resize(record, size)
     record.complete(outcome, now)
     expireIn(record, ttlMs, now)
     changed(record.id)
+    return undefined
   }
 
   function acquire(record: MemoryRecord, { token, leaseMs, ttlMs }: ClaimRequest, now: number): ClaimResult {
     record.token = token
-    record.leaseUntil = now + leaseMs
+    record.leaseUntil = Math.ceil(now + leaseMs)
     expireIn(record, ttlMs, now)
     return { status: 'acquired', fence: record.fence }
   }
 
   return {
-    async claim(request) {
+    claim(request) {
       const { id, token, fingerprint } = request
       const now = performance.now()
       const found = live(id, now)
       if (found === undefined) {
         const record = new MemoryRecord(request)
         const size = record.sizeWith(0)
-        makeRoom(1, size)
+        const lack = lackOfRoom(1, size)
+        if (lack !== undefined) return Promise.reject(lack)
         records.set(id, record)
         resize(record, size)
         return acquire(record, request, now)
@@ -225,8 +243,12 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
         return { status: 'completed', fingerprint: found.fingerprint, outcome, ageMs: now - completedAt }
       }
       if (found.token === token) return acquire(found, request, now)
-      const leaseLeftMs = found.leaseUntil - now
-      if (leaseLeftMs > 0) return { status: 'running', fingerprint: found.fingerprint, leaseLeftMs }
+      if (found.leaseUntil > now)
+        return {
+          status: 'running',
+          fingerprint: found.fingerprint,
+          leaseLeftMs: Math.floor(found.leaseUntil - now),
+        }
       if (request.takeOver && found.fingerprint === fingerprint) {
         found.fence += 1
         return acquire(found, request, now)
@@ -238,16 +260,16 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       const now = performance.now()
       const record = live(id, now)
       if (record === undefined || record.isCompleted || record.token !== token) return false
-      record.leaseUntil = now + leaseMs
+      record.leaseUntil = Math.ceil(now + leaseMs)
       return true
     },
 
-    async complete(id, token, outcome, ttlMs) {
+    complete(id, token, outcome, ttlMs) {
       const now = performance.now()
       const record = live(id, now)
       if (record === undefined || record.token !== token) return false
-      if (!record.isCompleted) keep(record, outcome, ttlMs, now)
-      return true
+      const lack = record.isCompleted ? undefined : keep(record, outcome, ttlMs, now)
+      return lack === undefined ? true : Promise.reject(lack)
     },
 
     async release(id, token) {
@@ -277,7 +299,8 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
         remove(record)
         return true
       }
-      keep(record, resolution, ttlMs, now)
+      const lack = keep(record, resolution, ttlMs, now)
+      if (lack !== undefined) throw lack
       record.token = undefined
       return true
     },
@@ -332,12 +355,12 @@ function hasExpired(record: MemoryRecord, now: number): boolean {
 function asStored(record: MemoryRecord): StoredRecord {
   const now = performance.now()
   const { id, fingerprint, fence, meta, isCompleted } = record
-  const expiresInMs = Math.max(record.expiresAt, isCompleted ? 0 : record.leaseUntil) - now
+  const expiresInMs = Math.floor(Math.max(record.expiresAt, isCompleted ? 0 : record.leaseUntil) - now)
   const base = { id, fingerprint, fence, meta, expiresInMs }
   if (isCompleted)
     return { ...base, status: 'completed', outcome: record.outcome, ageMs: now - record.completedAt }
-  const leaseLeftMs = record.leaseUntil - now
-  return leaseLeftMs > 0 ? { ...base, status: 'running', leaseLeftMs } : { ...base, status: 'unknown' }
+  if (record.leaseUntil <= now) return { ...base, status: 'unknown' }
+  return { ...base, status: 'running', leaseLeftMs: Math.floor(record.leaseUntil - now) }
 }
 
 function assertLimit(name: string, value: number): void {

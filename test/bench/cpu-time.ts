@@ -17,7 +17,8 @@ export function cpuTimeOfPrograms(names: readonly string[]): number {
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
     parents.set(Number(entry), Number(fields[1]))
     if (names.includes(name))
-      found.push({ pid: Number(entry), ticks: Number(fields[11]) + Number(fields[12]) })
+      // With that of children that have ended, such as a connection's process.
+      found.push({ pid: Number(entry), ticks: sumOf(fields.slice(11, 15)) })
   }
   const isBelowThis = (pid: number): boolean => {
     for (let at: number | undefined = pid; at !== undefined && at > 1; at = parents.get(at))
@@ -27,6 +28,10 @@ export function cpuTimeOfPrograms(names: readonly string[]): number {
   return found
     .filter(({ pid }) => isBelowThis(pid))
     .reduce((sum, { ticks }) => sum + ticks * MICROS_PER_TICK, 0)
+}
+
+function sumOf(fields: readonly string[]): number {
+  return fields.reduce((sum, field) => sum + Number(field), 0)
 }
 
 function listProcesses(): readonly string[] {

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { cpus } from 'node:os'
 import { createInterface } from 'node:readline'
 import { findProgram } from '../support/program.js'
 
@@ -23,6 +24,12 @@ export interface BenchServer {
 /** Puts this process, which makes the load, on a processor that no measured server has. */
 export function pinLoad(): void {
   if (findProgram('taskset') !== undefined) spawnSync('taskset', ['-pc', LOAD_CPU, String(process.pid)])
+}
+
+/** Lets this process, and what it starts from now on, run on every processor: for loads that are small beside the store's work. */
+export function unpinLoad(): void {
+  if (findProgram('taskset') !== undefined)
+    spawnSync('taskset', ['-pc', `0-${cpus().length - 1}`, String(process.pid)])
 }
 
 /** Starts a server program on a processor of its own, where the machine can say so. */

@@ -98,7 +98,7 @@ async function filledCache(size: number): Promise<unknown> {
   const cache = createReplayCache({ entries: RECORDS, bytes: 2 ** 40, maxAgeMs: HOUR })
   for (let index = 0; index < RECORDS; index += 1) {
     const { id, fingerprint } = realClaim()
-    cache.set(id, { fingerprint, outcome: anAnswer(size), ageMs: 0, cachedAt: 0 }, HOUR)
+    cache.set(id, { id, fingerprint, outcome: anAnswer(size), ageMs: 0, cachedAt: 0 }, HOUR)
   }
   return cache
 }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import stableStringify from 'fast-json-stable-stringify'
 import { describe, expect, it } from 'vitest'
-import { hashCanonical } from '../../src/core/canonical-hash.js'
+import { hashCanonical, hashCanonicalInSlices } from '../../src/core/canonical-hash.js'
 
 /** What the hash must be: that of the text which a library for canonical JSON makes. */
 function expected(text: string, value: unknown): string {
@@ -23,6 +23,13 @@ describe('the canonical hash', () => {
       fc.dictionary(text, json),
       fc.array(text, { size: 'large' }),
       fc.array(fc.double()),
+      fc.array(fc.double({ min: 0, max: 1e6 }).map((double) => Math.round(double * 1e4) / 1e4)),
+      fc.array(fc.integer({ min: -5, max: 2 ** 31 + 5 })),
+      fc.dictionary(fc.string({ unit: fc.constantFrom('a', 'b', 'é', '\u0001', '名') }), fc.nat(), {
+        minKeys: 12,
+        maxKeys: 60,
+        size: 'max',
+      }),
     )
     fc.assert(
       fc.property(
@@ -114,3 +121,105 @@ describe('the canonical hash', () => {
     expect(hashCanonical('', { b: 1, a: 2 })).toBe(expected('', { a: 2, b: 1 }))
   })
 })
+
+describe('the canonical hash in slices', () => {
+  const lines = (count: number) =>
+    Array.from({ length: count }, (_, index) => ({
+      sku: `A-${index}`,
+      price: index / 100,
+      ok: index % 2 === 0,
+    }))
+
+  it.each([
+    ['a small value', { b: 1, a: [1, 2, { d: null, c: 'x' }] }],
+    ['many lines', lines(10_000)],
+    ['one long text', { note: 'lorem ipsum '.repeat(80_000), after: [1] }],
+    [
+      'long texts with what is escaped',
+      ['"quoted"\n'.repeat(5000), 'é😀\ud83d'.repeat(5000), '\u0001'.repeat(9000)],
+    ],
+    ['a long text of pairs', ['x😀'.repeat(5000), 'é😀'.repeat(5000)]],
+    ['a long name', { z: 1, ['n'.repeat(100_000)]: { b: 1, a: 2 } }],
+    ['lists in lists', Array.from({ length: 3000 }, (_, index) => [index, [`${index}`, []]])],
+    [
+      'many names',
+      Object.fromEntries(Array.from({ length: 5000 }, (_, index) => [`k${(index * 7919) % 5003}`, index])),
+    ],
+  ])('is the same for %s', async (_, value) => {
+    expect(await hashCanonicalInSlices('text ', value)).toBe(expected('text ', value))
+    expect(hashCanonical('text ', value)).toBe(expected('text ', value))
+  })
+
+  it('is made at once for a small value', () => {
+    expect(hashCanonicalInSlices('', lines(100))).toBe(expected('', lines(100)))
+  })
+
+  it('gives the event loop back before more than half of a large value is written', async () => {
+    const length = 2000
+    const { value, turns } = observed(length)
+    const hash = hashCanonicalInSlices('', value)
+    expect(hash).toBeInstanceOf(Promise)
+    await hash
+    const inTurn = new Map<number, number>()
+    for (const turn of turns()) inTurn.set(turn, (inTurn.get(turn) ?? 0) + 1)
+    expect(Math.max(...inTurn.values())).toBeLessThan(length / 2 + 10)
+  })
+
+  it('is made of one large value after the other, a slice a turn', async () => {
+    const values = Array.from({ length: 5 }, () => observed(200))
+    const hashes = await Promise.all(values.map(({ value }) => hashCanonicalInSlices('', value)))
+    expect(new Set(hashes).size).toBe(1)
+    // The first slice of each is made as it comes.
+    const later = values.flatMap(({ turns }) => [...new Set(turns().filter((turn) => turn > 0))])
+    expect(new Set(later).size).toBe(later.length)
+  })
+
+  it.each([
+    [
+      'a cycle',
+      TypeError,
+      () => {
+        const list: unknown[] = [...lines(1000)]
+        list.push({ list })
+        return list
+      },
+    ],
+    ['a bigint', TypeError, () => [...lines(1000), 1n]],
+    [
+      'what nests too deep',
+      RangeError,
+      () => {
+        let deep: unknown = 'bottom'
+        for (let level = 0; level < 1001; level += 1) deep = [deep]
+        return [...lines(1000), deep]
+      },
+    ],
+  ])('refuses %s behind the first slice, and is right again afterwards', async (_, type, make) => {
+    const refused = hashCanonicalInSlices('', make())
+    const next = hashCanonicalInSlices('', lines(1000))
+    await expect(refused).rejects.toThrow(type)
+    expect(await next).toBe(expected('', lines(1000)))
+    expect(hashCanonical('', lines(3))).toBe(expected('', lines(3)))
+  })
+})
+
+/** A list whose elements, of 100 bytes, note in which turn of the event loop they are written. */
+function observed(length: number): {
+  readonly value: readonly unknown[]
+  readonly turns: () => readonly number[]
+} {
+  const turns: number[] = []
+  const element = {
+    toJSON: () => {
+      turns.push(turn)
+      return 'x'.repeat(97)
+    },
+  }
+  let turn = 0
+  const count = (): void => {
+    turn += 1
+    if (turns.length < length) setImmediate(count)
+  }
+  setImmediate(count)
+  return { value: Array.from({ length }, () => element), turns: () => turns }
+}

@@ -102,7 +102,7 @@ describe('the end of a claim is told once', () => {
   it('when somebody else had taken it', async () => {
     const world = setUp({ leaseMs: 60 })
     const execution = await takenOver(world)
-    await execution.complete(anOutcome()).catch(() => {})
+    await Promise.resolve(execution.complete(anOutcome())).catch(() => {})
     expect(world.count('outcome-lost')).toBe(1)
     expect(world.count('claim-ended')).toBe(1)
   })

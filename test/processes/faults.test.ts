@@ -316,7 +316,7 @@ describeWith(['postgres'], 'a fault between the engine and one of many connectio
     let releases = 0
     const bench = await openStalled(LONG_MS, (store, proxy) => ({
       claim: (request) =>
-        store.claim(request).catch((error) => {
+        Promise.resolve(store.claim(request)).catch((error: unknown) => {
           claimFailed.open()
           throw error
         }),

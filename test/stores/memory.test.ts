@@ -37,7 +37,9 @@ describe('memoryStore', () => {
     const claim = aClaim()
     await store.claim(claim)
     await store.complete(claim.id, claim.token, anOutcome(), 5)
-    await expect.poll(() => store.claim(aClaim()).catch(() => undefined)).toMatchObject({ fence: 1 })
+    await expect
+      .poll(async () => Promise.resolve(store.claim(aClaim())).catch(() => undefined))
+      .toMatchObject({ fence: 1 })
   })
 
   it('keeps a tombstone when a body does not fit, and refuses the body', async () => {

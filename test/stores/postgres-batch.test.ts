@@ -300,7 +300,7 @@ describeWith(['postgres'], 'claims that come together', () => {
       await holder.query('begin')
       await holder.query('select from oncekey_records where id = $1 for update', [held.id])
       const onTaken = vi.fn<(result: ClaimResult) => void>()
-      const taking = store.claim(aClaim({ id: held.id, takeOver: true })).then(onTaken)
+      const taking = Promise.resolve(store.claim(aClaim({ id: held.id, takeOver: true }))).then(onTaken)
       const others = times(5, () => store.claim(aClaim()))
       expect(await Promise.all(others)).toEqual(times(5, () => ({ status: 'acquired', fence: 1 })))
       // Nor do those that come while it still waits.
@@ -429,7 +429,7 @@ describeWith(['postgres'], 'steps that come together', () => {
     await holder.query('begin')
     await holder.query('select from oncekey_records where id = $1 for update', [waiting.id])
     const onKept = vi.fn<(kept: boolean) => void>()
-    const keep = ({ id, token }: ClaimRequest) => together.complete(id, token, anOutcome(), HOUR)
+    const keep = async ({ id, token }: ClaimRequest) => together.complete(id, token, anOutcome(), HOUR)
     const last = keep(waiting).then(onKept)
     expect(await Promise.all(others.map(keep))).toEqual([true, true, true])
     expect(onKept).not.toHaveBeenCalled()

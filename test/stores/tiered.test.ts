@@ -383,7 +383,7 @@ describe('tieredStore › a tier that is wrong', () => {
     string,
     (replays: IdempotencyStore, id: string, tiers: Tiers) => Promise<unknown>,
   ])[] = [
-    ['a running claim', (replays, id) => replays.claim(aClaim({ id }))],
+    ['a running claim', async (replays, id) => replays.claim(aClaim({ id }))],
     [
       'an unknown claim',
       async (replays, id) => {
@@ -705,7 +705,7 @@ describe('tieredStore › what only some stores can do', () => {
     const full: IdempotencyStore = {
       ...plain,
       transaction: async (work) => ({ committed: true, value: (await work('the durable one')).value }),
-      completeIn: (_execute, ...completion) => complete(...completion),
+      completeIn: async (_execute, ...completion) => complete(...completion),
       watch: async () => {},
       sweep: async () => 7,
     }

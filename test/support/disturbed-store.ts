@@ -32,9 +32,9 @@ export function disturbed(inner: IdempotencyStore): DisturbedStore {
     disturb: (step, how) => disturbances.set(step, how),
     heal: () => disturbances.clear(),
     store: {
-      claim: (request) => through('claim', () => inner.claim(request)),
+      claim: (request) => through('claim', async () => inner.claim(request)),
       renew: (...args) => through('renew', () => inner.renew(...args)),
-      complete: (...args) => through('complete', () => inner.complete(...args)),
+      complete: (...args) => through('complete', async () => inner.complete(...args)),
       release: (...args) => through('release', () => inner.release(...args)),
       find: (id) => through('find', () => inner.find(id)),
       settle: (...args) => through('settle', () => inner.settle(...args)),

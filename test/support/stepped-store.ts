@@ -67,7 +67,7 @@ export function steppedStore(parts: SteppedStoreParts): SteppedStore {
       through(
         'claim',
         request.token,
-        () => inner.claim(request),
+        async () => inner.claim(request),
         (answer, askedAtMs) => ledger.claimed(process.name, request, answer, askedAtMs),
       ),
     renew: (id, token, leaseMs) =>
@@ -81,7 +81,7 @@ export function steppedStore(parts: SteppedStoreParts): SteppedStore {
       through(
         'complete',
         token,
-        () => inner.complete(id, token, outcome, ttlMs),
+        async () => inner.complete(id, token, outcome, ttlMs),
         (held) => ledger.completed(token, outcome, held),
       ),
     release: (id, token) =>

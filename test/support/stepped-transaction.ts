@@ -93,7 +93,7 @@ export function steppedTransaction(
           touches: [STORE],
           holdsRow: true,
           take() {
-            byClock(storeClock, () => inner.complete(id, token, outcome, ttlMs)).then((held) => {
+            byClock(storeClock, async () => inner.complete(id, token, outcome, ttlMs)).then((held) => {
               ledger.completed(token, outcome, held)
               for (const effect of effects) effect()
               answer(true)

@@ -5,11 +5,11 @@ import { aClaim, anOutcome, HOUR } from '../../src/testing/store-fixtures.js'
 export function everyStep(store: IdempotencyStore): readonly (() => Promise<unknown>)[] {
   const claim = aClaim()
   return [
-    () => store.claim(claim),
+    async () => store.claim(claim),
     () => store.renew(claim.id, claim.token, HOUR),
     () => store.find(claim.id),
-    () => store.complete(claim.id, claim.token, anOutcome(), HOUR),
-    () => store.claim(aClaim({ id: claim.id })),
+    async () => store.complete(claim.id, claim.token, anOutcome(), HOUR),
+    async () => store.claim(aClaim({ id: claim.id })),
     () => store.settle(claim.id, 'release', HOUR),
     () => store.release(claim.id, claim.token),
   ]
