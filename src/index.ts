@@ -49,6 +49,7 @@ export type {
 } from './core/policy.js'
 export type { ReplayCacheOptions } from './core/replay-cache.js'
 export type { TransactionWork, WorkEnd } from './core/transaction.js'
+export type { CompressionOptions } from './stores/compression.js'
 export { type MemoryStoreOptions, memoryStore } from './stores/memory.js'
 export { type SealedStoreOptions, type SealingKey, sealedStore } from './stores/sealed.js'
 export { type TieredStoreOptions, tieredStore } from './stores/tiered.js'

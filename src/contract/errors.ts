@@ -109,7 +109,7 @@ export class StoreUnavailableError extends IdempotencyError {
   }
 }
 
-/** A kept outcome cannot be opened: its key is missing, or it is not what was sealed. It is never run again for that. */
+/** A kept outcome cannot be opened: its key is missing, or it is not what was kept. It is never run again for that. */
 export class OutcomeUnreadableError extends IdempotencyError {
   override readonly name = 'OutcomeUnreadableError'
   readonly statusCode = 500

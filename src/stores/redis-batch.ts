@@ -7,27 +7,141 @@ export interface RedisSender {
   callBuffer(command: string, args: RedisArgument[]): Promise<unknown>
   /** The connection of a client to one node. A cluster has none of its own. */
   readonly stream?: { cork(): void; uncork(): void } | undefined
+  readonly options?: { readonly enableAutoPipelining?: boolean | undefined } | undefined
 }
 
 /** Sends one command. */
 export type Send = (command: string, args: RedisArgument[]) => Promise<unknown>
 
-/**
- * Makes the way to the server. Commands that come up in one turn of the event loop leave together, in one write: under
- * load, writing to the socket costs more than everything else of a step. Alone, a command leaves at the end of its turn.
- */
-export function createSend(client: RedisSender): Send {
-  let isCorked = false
-  return (command, args) => {
+/** Sends one command, and gives strings of the reply as bytes. */
+export function callOn(client: RedisSender, command: string, args: RedisArgument[]): Promise<unknown> {
+  if (client.options?.enableAutoPipelining !== true) return client.callBuffer(command, args)
+  // A client that pipelines by itself loses the name of what is called by its name, and ends the process over it.
+  const named = client as unknown as Record<string, (...args: RedisArgument[]) => Promise<unknown>>
+  return named[`${command}Buffer`]?.(...args) ?? client.callBuffer(command, args)
+}
+
+/** The way to the server. */
+export interface Turns {
+  /**
+   * Sends a command. Commands that come up in one turn of the event loop leave together, in one write: under load, writing
+   * to the socket costs more than everything else of a step. Alone, a command leaves at the end of its turn.
+   */
+  readonly send: Send
+  /** Calls `work` at the end of this turn. What it sends leaves with the others. */
+  atEnd(work: () => void): void
+}
+
+/** Makes the way to the server. */
+export function createTurns(client: RedisSender): Turns {
+  let isUnderWay = false
+  let ending: (() => void)[] = []
+
+  function begin(): void {
+    if (isUnderWay) return
+    isUnderWay = true
     const { stream } = client
-    if (!isCorked && stream !== undefined) {
-      isCorked = true
-      stream.cork()
-      setImmediate(() => {
-        isCorked = false
-        stream.uncork()
-      })
-    }
-    return client.callBuffer(command, args)
+    stream?.cork()
+    setImmediate(() => {
+      const works = ending
+      ending = []
+      for (const work of works) work()
+      isUnderWay = false
+      stream?.uncork()
+    })
   }
+
+  return {
+    send(command, args) {
+      begin()
+      return callOn(client, command, args)
+    },
+    atEnd(work) {
+      begin()
+      ending.push(work)
+    },
+  }
+}
+
+/** How steps of one kind are carried out. */
+export interface Sharing<T> {
+  readonly turns: Pick<Turns, 'atEnd'>
+  /** Runs the script of these steps on several keys. Its reply is the server's time in ms, and a reply for each key. */
+  evaluate(keys: readonly string[], args: readonly RedisArgument[]): Promise<unknown>
+  /** Reads the reply for one key. */
+  read(reply: unknown, now: number): T | Promise<T>
+}
+
+/** Carries out a step on a key, and gives what it comes to. */
+export type Step<T> = (key: string, args: readonly RedisArgument[]) => Promise<T>
+
+interface Waiting<T> {
+  readonly key: string
+  readonly args: readonly RedisArgument[]
+  readonly resolve: (result: T | Promise<T>) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** How many steps share a command at most. Redis does nothing else while it runs a script, for some µs a step. */
+const MOST_STEPS = 64
+
+/**
+ * Lets the steps of one kind that come up in one turn of the event loop share a command: what a command costs ioredis and
+ * the server is more than what a step does.
+ */
+export function sharing<T>({ turns, evaluate, read }: Sharing<T>): Step<T> {
+  let waiting: Waiting<T>[] = []
+  let mayShare = true
+
+  function flush(): void {
+    const steps = waiting
+    waiting = []
+    if (steps.length > 0) void carryOut(steps)
+  }
+
+  /** Never rejects. */
+  async function carryOut(steps: readonly Waiting<T>[]): Promise<void> {
+    const keys: string[] = []
+    const args: RedisArgument[] = []
+    for (const step of steps) {
+      keys.push(step.key)
+      args.push(...step.args)
+    }
+    let replies: readonly unknown[]
+    try {
+      replies = (await evaluate(keys, args)) as unknown[]
+    } catch (error) {
+      // Some servers are clusters that pose as one node, and take commands for one of their nodes only. They say so before
+      // they have done anything.
+      if (steps.length > 1 && isAboutSlots(error)) {
+        mayShare = false
+        for (const step of steps) void carryOut([step])
+      } else for (const { reject } of steps) reject(error)
+      return
+    }
+    const now = replies[0] as number
+    for (const [index, step] of steps.entries())
+      try {
+        step.resolve(read(replies[index + 1], now))
+      } catch (error) {
+        step.reject(error)
+      }
+  }
+
+  return (key, args) =>
+    new Promise((resolve, reject) => {
+      const step = { key, args, resolve, reject }
+      // A command of strings goes out in one piece, and one with bytes in it in several.
+      if (!mayShare || args.some((arg) => typeof arg === 'object')) {
+        turns.atEnd(() => void carryOut([step]))
+        return
+      }
+      waiting.push(step)
+      if (waiting.length === 1) turns.atEnd(flush)
+      else if (waiting.length === MOST_STEPS) flush()
+    })
+}
+
+function isAboutSlots(error: unknown): boolean {
+  return error instanceof Error && /\bCROSSSLOT\b|same (hash )?slot/i.test(error.message)
 }

@@ -12,6 +12,7 @@ export interface RedisPipeline {
 export interface RedisConnection {
   pipeline(): RedisPipeline
   readonly options?: {
+    readonly enableAutoPipelining?: boolean | undefined
     readonly keyPrefix?: string | undefined
     readonly host?: string | undefined
     readonly port?: number | undefined
@@ -53,7 +54,7 @@ const MOST_REDIRECTIONS = 5
 
 /**
  * Makes a way to the server on which a script that wrote counts as done once `count` replicas have what it wrote. A
- * script says that it wrote with a positive number for a reply. When too few replicas have it in time, the step rejects,
+ * script says that it wrote with a positive number, alone or after the time. When too few replicas have it in time, the step rejects,
  * and what it wrote stays.
  *
  * WAIT speaks of what its own connection wrote, and the server answers nothing else on that connection meanwhile. So
@@ -148,9 +149,13 @@ type Reply = readonly [error: Error | null, reply: unknown]
 
 const NOTHING: Reply = [new Error('Redis did not answer'), undefined]
 
-/** A script that wrote answers with a fence or with 1, and one that changed nothing with 0 or with what it found. */
+/**
+ * A script that wrote answers with a fence or with 1, and one that changed nothing with 0 or with what it found. One that
+ * takes any number of keys answers with the time and a reply for each.
+ */
 function wrote(reply: unknown): boolean {
-  return typeof reply === 'number' && reply > 0
+  const own: unknown = Array.isArray(reply) ? reply[1] : reply
+  return typeof own === 'number' && own > 0
 }
 
 /** Which nodes serve the key, as one name. Keys whose nodes have one name may go in one pipeline. */

@@ -1,68 +1,79 @@
 /**
- * A record is one string: `1`, its format; `R` for running or `C` for completed; 16 digits with the end of the lease or
- * the time of completion, in epoch milliseconds by the server's clock; fence, token (`-` when nobody holds it),
- * fingerprint, the length of `meta` and of `head` in bytes, and two letters about the outcome (`s`ucceeded or `f`ailed,
- * `b`ody or `t`ombstone; `--` while it runs), each after a space; a line feed; then `meta`, `head` and the body's bytes.
+ * A record is one string. Its first line is `1`, its format; `R` for running or `C` for completed; 13 digits with the end of
+ * the lease or the time of completion, in epoch milliseconds by the server's clock; token (`-` when nobody holds it), fence,
+ * fingerprint and `meta` as a list in JSON, each after a space. Completion appends the outcome: a line with two letters
+ * (`s`ucceeded or `f`ailed, `b`ody, compressed body `z` or `t`ombstone) and the length of `head` in bytes, and after a space the
+ * length that a compressed body had; then `head` and the body's bytes.
  */
 export const RECORD_FORMAT = '1'
 
 /** What a script answers with when it meets a record that it cannot read. */
 export const UNKNOWN_FORMAT = 'ONCEKEY_UNKNOWN_FORMAT'
 
-/** Where the 16 digits begin, counted from 0. */
+/** Where the 13 digits begin, counted from 0; and counted from 1 the space behind them, and the token. */
 const TIME_OFFSET = 2
+const AFTER_TIME = 16
+const TOKEN_START = 17
 
 /** Reads the server's clock, in ms. Scripts run atomically, and their effects are replicated, not their commands. */
 const NOW = `
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)`
 
-/**
- * Takes the record apart. `middle` is fence, token, fingerprint and the length of `meta`, which a completion keeps; `start`
- * is where `meta` begins. Scripts that found nothing have returned before.
- */
-const READ = `
-local state, at, middle, fence, token, fingerprint, meta_length, start = string.match(
-  text, '^${RECORD_FORMAT}([RC])(%d+)( (%d+) (%S+) (%S+) (%d+)) %d+ ..\\n()'
-)
-if not state then return redis.error_reply('${UNKNOWN_FORMAT}') end
-local meta = string.sub(text, start, start + meta_length - 1)`
-
-/** A point in time as a record holds it. */
-const digits = (ms: string): string => `string.format('%016.0f', ${ms})`
-
-/** Completes the record with the head, letters, body and ttl in ms that are the arguments from 2 to 5. */
-const writeOutcome = (middle: string): string => `
-redis.call(
-  'SET', KEYS[1],
-  '${RECORD_FORMAT}C' .. ${digits('now')} .. ${middle} .. ' ' .. #ARGV[2] .. ' ' .. ARGV[3] .. '\\n'
-    .. meta .. ARGV[2] .. ARGV[4],
-  'PX', ARGV[5]
+/** Takes the first line of the record apart. `after_token` is where the fence begins, which is kept with what follows. */
+const MATCH = `
+local state, at, token, after_token, fence, fingerprint, meta_start = string.match(
+  text, '^${RECORD_FORMAT}([RC])(%d+) (%S+) ()(%d+) (%S+) ()'
 )`
 
+/** Takes the record apart, in a script of one key. Scripts that found nothing have returned before. */
+const READ = `${MATCH}
+if not state then return redis.error_reply('${UNKNOWN_FORMAT}') end`
+
+/** A point in time as a record holds it. */
+const digits = (ms: string): string => `string.format('%013.0f', ${ms})`
+
 /**
- * Claims the record.
- * KEYS[1] record. ARGV[1] token, ARGV[2] fingerprint, ARGV[3] lease in ms, ARGV[4] ttl in ms and no shorter,
- * ARGV[5] `1` to take a lapsed claim over, ARGV[6] meta.
- * Returns the fence when it was acquired, else the time in ms and the record.
+ * Claims records, each for itself: one that cannot be read does not keep the others from being claimed.
+ * KEYS records. ARGV two for each: lease in ms, ttl in ms and no shorter, and `1` to take a lapsed claim over, else `0`,
+ * with spaces between; and the claim: token, fence 1, fingerprint and meta as in a record, and a line feed.
+ * Returns the time in ms, then for each the fence when it was acquired, else the record, or an error.
  */
 export const CLAIM = `${NOW}
-local text = redis.call('GET', KEYS[1])
-local held, kept = 1, ARGV[6]
-if text then
-  ${READ}
-  local mine = state == 'R' and token == ARGV[1]
-  local takeable = state == 'R' and tonumber(at) <= now and ARGV[5] == '1' and fingerprint == ARGV[2]
-  if not mine and not takeable then return { now, text } end
-  held = mine and tonumber(fence) or tonumber(fence) + 1
-  kept = meta
+local replies = { now }
+local limits, ttl, take_over, beginning
+for index, key in ipairs(KEYS) do
+  local claim = ARGV[2 * index]
+  -- Mostly those of the claim before.
+  if ARGV[2 * index - 1] ~= limits then
+    local lease
+    limits = ARGV[2 * index - 1]
+    lease, ttl, take_over = string.match(limits, '^(%S+) (%S+) (%S)$')
+    beginning = '${RECORD_FORMAT}R' .. ${digits('now + lease')} .. ' '
+  end
+  local text = redis.pcall('GET', key)
+  local reply = text
+  if not text then
+    redis.call('SET', key, beginning .. claim, 'PX', ttl)
+    reply = 1
+  elseif type(text) == 'string' and string.sub(text, 1, 2) ~= '${RECORD_FORMAT}C' then
+    ${MATCH}
+    local my_token, my_fingerprint = string.match(claim, '^(%S+) %d+ (%S+) ')
+    local mine = token == my_token
+    if not state then
+      reply = redis.error_reply('${UNKNOWN_FORMAT}')
+    elseif mine or (tonumber(at) <= now and take_over == '1' and fingerprint == my_fingerprint) then
+      reply = mine and tonumber(fence) or tonumber(fence) + 1
+      redis.call(
+        'SET', key,
+        beginning .. my_token .. ' ' .. reply .. ' ' .. fingerprint .. ' ' .. string.sub(text, meta_start),
+        'PX', ttl
+      )
+    end
+  end
+  replies[index + 1] = reply
 end
-redis.call(
-  'SET', KEYS[1],
-  '${RECORD_FORMAT}R' .. ${digits('now + ARGV[3]')} .. ' ' .. held .. ' ' .. ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. #kept .. ' 0 --\\n' .. kept,
-  'PX', ARGV[4]
-)
-return held
+return replies
 `
 
 /**
@@ -81,23 +92,38 @@ return 1
 `
 
 /**
- * Keeps the outcome, while our token holds the record.
- * KEYS[1] record. ARGV[1] token, ARGV[2] head, ARGV[3] letters, ARGV[4] body, ARGV[5] ttl in ms.
- * Returns 1 when it is kept, by this call or by an earlier one of the same token, 0 when the claim was lost.
+ * Keeps outcomes, each while its token holds the record.
+ * KEYS records. ARGV three for each: token, ttl in ms, and the outcome as a record holds it.
+ * Returns the time in ms, then for each 1 when it is kept, by this call or by an earlier one of the same token, 0 when the
+ * claim was lost, or an error.
  */
-export const COMPLETE = `
-local text = redis.call('GET', KEYS[1])
-if not text then return 0 end
-${READ}
-if token ~= ARGV[1] then return 0 end
-if state == 'C' then
-  -- Whoever repeats it may wait for replicas, and WAIT knows only what its own connection wrote.
-  redis.call('SETRANGE', KEYS[1], 0, '${RECORD_FORMAT}')
-  return 1
+export const COMPLETE = `${NOW}
+local replies = { now }
+local beginning = '${RECORD_FORMAT}C' .. ${digits('now')}
+for index, key in ipairs(KEYS) do
+  local token = ARGV[3 * index - 2] .. ' '
+  local text = redis.pcall('GET', key)
+  local reply = 0
+  if text and type(text) ~= 'string' then
+    reply = text
+  elseif text and string.sub(text, 1, 1) ~= '${RECORD_FORMAT}' then
+    reply = redis.error_reply('${UNKNOWN_FORMAT}')
+  elseif text and string.sub(text, ${TOKEN_START}, ${TOKEN_START - 1} + #token) == token then
+    if string.sub(text, 2, 2) == 'C' then
+      -- Whoever repeats it may wait for replicas, and WAIT knows only what its own connection wrote.
+      redis.call('SETRANGE', key, 0, '${RECORD_FORMAT}')
+    else
+      redis.call(
+        'SET', key,
+        beginning .. string.sub(text, ${AFTER_TIME}) .. ARGV[3 * index],
+        'PX', ARGV[3 * index - 1]
+      )
+    end
+    reply = 1
+  end
+  replies[index + 1] = reply
 end
-${NOW}
-${writeOutcome('middle')}
-return 1
+return replies
 `
 
 /**
@@ -113,7 +139,7 @@ if state ~= 'R' or token ~= ARGV[1] then return 0 end
 if fence == '1' then return redis.call('DEL', KEYS[1]) end
 redis.call(
   'SET', KEYS[1],
-  '${RECORD_FORMAT}R' .. ${digits('0')} .. ' ' .. fence .. ' - ' .. fingerprint .. ' ' .. meta_length .. ' 0 --\\n' .. meta,
+  '${RECORD_FORMAT}R' .. ${digits('0')} .. ' - ' .. string.sub(text, after_token),
   'PX', redis.call('PTTL', KEYS[1])
 )
 return 1
@@ -133,7 +159,7 @@ return { now, text, redis.call('PTTL', KEYS[1]) }
 
 /**
  * Ends an unknown record without its token.
- * KEYS[1] record. ARGV[1] `release` or `outcome`, ARGV[2] head, ARGV[3] letters, ARGV[4] body, ARGV[5] ttl in ms.
+ * KEYS[1] record. ARGV[1] `release` to remove the record, or ttl in ms, and ARGV[2] the outcome as a record holds it.
  * Returns 1 when settled, 0 when the record is not unknown.
  */
 export const SETTLE = `${NOW}
@@ -142,7 +168,11 @@ if not text then return 0 end
 ${READ}
 if state ~= 'R' or tonumber(at) > now then return 0 end
 if ARGV[1] == 'release' then return redis.call('DEL', KEYS[1]) end
-${writeOutcome("' ' .. fence .. ' - ' .. fingerprint .. ' ' .. meta_length")}
+redis.call(
+  'SET', KEYS[1],
+  '${RECORD_FORMAT}C' .. ${digits('now')} .. ' - ' .. string.sub(text, after_token) .. ARGV[2],
+  'PX', ARGV[1]
+)
 return 1
 `
 

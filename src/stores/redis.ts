@@ -1,10 +1,18 @@
 import { createHash } from 'node:crypto'
 import { type Duration, durationMs } from '../contract/duration.js'
-import { OptionsError, StoreUnfitError } from '../contract/errors.js'
-import type { ClaimResult, IdempotencyStore, StoredRecord } from '../contract/store.js'
+import { OptionsError, OutcomeUnreadableError, StoreUnfitError } from '../contract/errors.js'
+import type { IdempotencyStore, StoredRecord } from '../contract/store.js'
+import { type CompressionOptions, compressedAbove } from './compression.js'
 import { isAskedFor } from './list-query.js'
-import { createSend, type RedisArgument, type RedisSender } from './redis-batch.js'
-import { asClaimResult, asStoredRecord, decodeRecord, encodeOutcome } from './redis-record.js'
+import {
+  callOn,
+  createTurns,
+  type RedisArgument,
+  type RedisSender,
+  type Step,
+  sharing,
+} from './redis-batch.js'
+import { asClaimResult, asStoredRecord, encodeClaim, encodeOutcome } from './redis-record.js'
 import {
   createReplicatedSend,
   type RedisConnection,
@@ -13,6 +21,7 @@ import {
   type ReplicatedClient,
 } from './redis-replicas.js'
 
+export type { CompressionOptions } from './compression.js'
 export type { RedisArgument, RedisSender } from './redis-batch.js'
 export type { RedisConnection, RedisPipeline } from './redis-replicas.js'
 
@@ -39,6 +48,7 @@ export interface RedisClient extends RedisSender {
 }
 
 interface ConnectionOptions {
+  readonly enableAutoPipelining?: boolean | undefined
   readonly keyPrefix?: string | undefined
   readonly socketTimeout?: number | undefined
 }
@@ -60,6 +70,15 @@ export interface RedisStoreOptions {
    * @default undefined, which waits for none: a failover forgets what had not been replicated
    */
   readonly waitReplicas?: WaitReplicas
+
+  /**
+   * Compresses long bodies (zlib), where that makes them shorter: less room in Redis for more processor time. Whatever is
+   * set here, what another process has compressed is read. Sealed outcomes do not get shorter: give the option to
+   * `sealedStore` instead.
+   *
+   * @default undefined, which compresses nothing
+   */
+  readonly compress?: CompressionOptions
 }
 
 /** Which replicas a step waits for. See "Failover" in `docs/stores.md` for how to choose. */
@@ -103,9 +122,11 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   if (typeof prefix !== 'string')
     throw new OptionsError(`redisStore: option "prefix" must be a string; got ${String(prefix)}`)
 
+  const above = compressedAbove(options.compress, 'redisStore')
   const demand = options.waitReplicas === undefined ? undefined : demandOf(options.waitReplicas)
 
-  const send = createSend(client)
+  const turns = createTurns(client)
+  const { send } = turns
   // A lost claim is a second run, and a lost outcome an answer that nobody can repeat: both wait for replicas, and so does
   // what an operator settles. The others lose nothing by it. A lost release leaves a claim that lapses: refused, though
   // nothing ran. A lost renewal leaves a lease that ends a third of its length too soon, unless the next renewal comes
@@ -113,48 +134,64 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   // replicas have it, and should that be lost as well, they have its claim, and the operation is unknown, not absent.
   const sendDurably = demand === undefined ? send : createReplicatedSend(withPipelines(client), demand)
 
-  /** Runs a script, and reads its reply: in one function, since every wait in between is paid for by every request. */
-  async function run<T>(
+  /** Runs a script on records. */
+  async function evaluate(
     { text, sha }: Script,
-    id: string,
+    keys: readonly string[],
     args: readonly RedisArgument[],
-    read: (reply: unknown) => T,
     through = send,
-  ): Promise<T> {
-    const command = [sha, 1, prefix + id, ...args]
-    let reply: unknown
+  ): Promise<unknown> {
+    const command = [sha, keys.length, ...keys, ...args]
     try {
-      reply = await through('evalsha', command)
+      return await through('evalsha', command)
     } catch (error) {
       // A restart or SCRIPT FLUSH forgets scripts. The first EVAL of a node brings it back.
       if (!messageOf(error).startsWith('NOSCRIPT')) return refuse(error)
-      reply = await through('eval', command.with(0, text)).catch(refuse)
+      return await through('eval', command.with(0, text)).catch(refuse)
     }
-    return read(reply)
   }
 
-  function succeeds(
+  /** A step whose script takes any number of keys. */
+  function step<T>(script: Script, read: (reply: unknown, now: number) => T | Promise<T>): Step<T> {
+    const readOrRefuse = (reply: unknown, now: number): T | Promise<T> =>
+      reply instanceof Error ? refuse(reply) : read(reply, now)
+    // A cluster takes no command whose keys are on several nodes, and steps that wait for replicas share their wait.
+    if (demand === undefined && client.nodes === undefined)
+      return sharing({
+        turns,
+        evaluate: (keys, args) => evaluate(script, keys, args),
+        read: readOrRefuse,
+      })
+    return async (key, args) => {
+      const [now, reply] = (await evaluate(script, [key], args, sendDurably)) as [number, unknown]
+      return readOrRefuse(reply, now)
+    }
+  }
+
+  const claim = step(scripts.claim, asClaimResult)
+  const complete = step(scripts.complete, isOne)
+
+  async function succeeds(
     script: Script,
     id: string,
     args: readonly RedisArgument[],
     through = send,
   ): Promise<boolean> {
-    return run(script, id, args, isOne, through)
+    return isOne(await evaluate(script, [prefix + id], args, through))
   }
 
-  function find(id: string): Promise<StoredRecord | undefined> {
-    return run(scripts.find, id, [], (reply) => {
-      if (reply === null) return undefined
-      const [now, record, expiresInMs] = reply as [number, Buffer, number]
-      return asStoredRecord(id, decodeRecord(record), { now, expiresInMs })
-    })
+  async function find(id: string): Promise<StoredRecord | undefined> {
+    const reply = await evaluate(scripts.find, [prefix + id], [])
+    if (reply === null) return undefined
+    const [now, record, expiresInMs] = reply as [number, Buffer, number]
+    return asStoredRecord(id, record, { now, expiresInMs })
   }
 
   async function findReadable(id: string): Promise<StoredRecord | undefined> {
     try {
       return await find(id)
     } catch (error) {
-      if (error instanceof StoreUnfitError) return undefined
+      if (error instanceof StoreUnfitError || error instanceof OutcomeUnreadableError) return undefined
       throw error
     }
   }
@@ -167,7 +204,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     const pattern = `${before.replaceAll(/[\\*?[\]]/g, '\\$&')}*`
     for (const node of client.nodes?.('master') ?? [client])
       for (let cursor = '0'; ; ) {
-        const reply = await node.callBuffer('scan', [cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT])
+        const reply = await callOn(node, 'scan', [cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT])
         const [next, keys] = reply as [Buffer, Buffer[]]
         yield keys.map((key) => key.toString().slice(before.length)).filter((id) => RECORD_ID.test(id))
         cursor = next.toString()
@@ -176,24 +213,27 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   }
 
   return {
-    claim({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) {
-      const rememberedMs = Math.max(leaseMs, ttlMs)
-      const args = [token, fingerprint, leaseMs, rememberedMs, takeOver ? '1' : '0', JSON.stringify(meta)]
-      return run(scripts.claim, id, args, readClaim, sendDurably)
+    claim(request) {
+      const { id, leaseMs, ttlMs, takeOver } = request
+      const limits = `${leaseMs} ${Math.max(leaseMs, ttlMs)} ${takeOver ? '1' : '0'}`
+      return claim(prefix + id, [limits, encodeClaim(request)])
     },
 
     renew: (id, token, leaseMs) => succeeds(scripts.renew, id, [token, leaseMs]),
 
-    complete: (id, token, outcome, ttlMs) =>
-      succeeds(scripts.complete, id, [token, ...encodeOutcome(outcome), ttlMs], sendDurably),
+    complete(id, token, outcome, ttlMs) {
+      const keep = (encoded: string | Buffer) => complete(prefix + id, [token, ttlMs, encoded])
+      const encoded = encodeOutcome(outcome, above)
+      return encoded instanceof Promise ? encoded.then(keep) : keep(encoded)
+    },
 
     release: (id, token) => succeeds(scripts.release, id, [token]),
 
     find,
 
-    settle(id, resolution, ttlMs) {
-      if (resolution === 'release') return succeeds(scripts.settle, id, ['release'], sendDurably)
-      return succeeds(scripts.settle, id, ['outcome', ...encodeOutcome(resolution), ttlMs], sendDurably)
+    async settle(id, resolution, ttlMs) {
+      const args = resolution === 'release' ? [resolution] : [ttlMs, await encodeOutcome(resolution, above)]
+      return succeeds(scripts.settle, id, args, sendDurably)
     },
 
     async *list({ limit = Number.POSITIVE_INFINITY, signal, ...query }) {
@@ -229,12 +269,6 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
 function isOne(reply: unknown): boolean {
   return reply === 1
-}
-
-function readClaim(reply: unknown): ClaimResult {
-  if (typeof reply === 'number') return { status: 'acquired', fence: reply }
-  const [now, record] = reply as [number, Buffer]
-  return asClaimResult(decodeRecord(record), now)
 }
 
 /** How many keys a step of a scan looks at. */

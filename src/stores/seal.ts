@@ -8,19 +8,21 @@ import {
 } from 'node:crypto'
 import { OutcomeUnreadableError } from '../contract/errors.js'
 import type { Outcome } from '../contract/store.js'
+import { compressed, decompressed } from './compression.js'
 
 /** Makes outcomes unreadable and unchangeable, and readable again. */
 export interface Sealer {
-  seal(id: string, outcome: Outcome): Outcome
+  seal(id: string, outcome: Outcome): Promise<Outcome>
 
   /** @throws {OutcomeUnreadableError} when no key opens it, or it is not what was sealed for this id. */
-  open(id: string, sealed: Outcome): Outcome
+  open(id: string, sealed: Outcome): Promise<Outcome>
 }
 
 /**
  * A sealed head is the format, the name of the key and the nonce, each after a space; a tombstone's has the sealed bytes
  * after that, in base64url, since it has no body to hold them. What is sealed, in one piece, is the length of the head in
- * four bytes, the head and the body: no head can be put beside another body.
+ * four bytes, the head and the body: no head can be put beside another body. The highest bit of the length says that the body
+ * is compressed. Then the length that it had stands before the head, in four more bytes.
  */
 const FORMAT = '1'
 const MARK = 'oncekey-sealed '
@@ -30,6 +32,7 @@ const CIPHER = 'aes-256-gcm'
 const NONCE_BYTES = 12
 const TAG_BYTES = 16
 const LENGTH_BYTES = 4
+const COMPRESSED = 0x8000_0000
 const NAME_BYTES = 8
 const NO_BYTES = Buffer.alloc(0)
 
@@ -38,8 +41,11 @@ export function isSealed({ head }: Outcome): boolean {
   return head.startsWith(MARK)
 }
 
-/** Makes the sealer of some keys of 32 bytes: the first seals, every one opens. */
-export function createSealer(keys: readonly [Uint8Array, ...Uint8Array[]]): Sealer {
+/**
+ * Makes the sealer of some keys of 32 bytes: the first seals, every one opens. Bodies of more bytes than `above` are
+ * compressed first, since what is sealed does not get shorter.
+ */
+export function createSealer(keys: readonly [Uint8Array, ...Uint8Array[]], above: number): Sealer {
   const secrets = new Map<string, KeyObject>()
   for (const key of keys) {
     const secret = createSecretKey(key)
@@ -49,22 +55,25 @@ export function createSealer(keys: readonly [Uint8Array, ...Uint8Array[]]): Seal
   const firstName = nameOf(first)
 
   return {
-    seal(id, outcome) {
+    async seal(id, outcome) {
       const { result, head, body } = outcome
+      const length = body?.byteLength ?? 0
+      const shorter = body !== null && length > above ? await compressed(asBuffer(body)) : undefined
       const nonce = randomBytes(NONCE_BYTES)
       const cipher = createCipheriv(CIPHER, recordKey(first, id), nonce)
       cipher.setAAD(associatedData(id, outcome))
       const headBytes = Buffer.from(head)
-      const length = Buffer.alloc(LENGTH_BYTES)
-      length.writeUInt32BE(headBytes.byteLength)
-      const pieces = [length, headBytes, body ?? NO_BYTES].map((piece) => cipher.update(piece))
+      const lengths = Buffer.alloc(shorter === undefined ? LENGTH_BYTES : 2 * LENGTH_BYTES)
+      lengths.writeUInt32BE(headBytes.byteLength + (shorter === undefined ? 0 : COMPRESSED))
+      if (shorter !== undefined) lengths.writeUInt32BE(length, LENGTH_BYTES)
+      const pieces = [lengths, headBytes, shorter ?? body ?? NO_BYTES].map((piece) => cipher.update(piece))
       const sealed = Buffer.concat([...pieces, cipher.final(), cipher.getAuthTag()])
       const sealedHead = `${MARK}${FORMAT} ${firstName} ${nonce.toString('base64url')}`
       if (body !== null) return { result, head: sealedHead, body: sealed }
       return { result, head: `${sealedHead} ${sealed.toString('base64url')}`, body: null }
     },
 
-    open(id, outcome) {
+    async open(id, outcome) {
       const [, name = '', nonce = '', inHead] = PATTERN.exec(outcome.head) ?? []
       const sealed = inHead === undefined ? outcome.body : Buffer.from(inHead, 'base64url')
       const hasOnePlace = (inHead === undefined) === (outcome.body !== null)
@@ -83,14 +92,25 @@ export function createSealer(keys: readonly [Uint8Array, ...Uint8Array[]]): Seal
       } catch (cause) {
         throw unreadable(id, 'is not what was sealed for this record', { cause })
       }
-      const bodyStart = LENGTH_BYTES + opened.readUInt32BE()
+      const first = opened.readUInt32BE()
+      const isCompressed = first >= COMPRESSED
+      const headStart = isCompressed ? 2 * LENGTH_BYTES : LENGTH_BYTES
+      const bodyStart = headStart + (isCompressed ? first - COMPRESSED : first)
+      const { result } = outcome
+      const head = opened.toString('utf8', headStart, bodyStart)
+      if (outcome.body === null) return { result, head, body: null }
+      const body = opened.subarray(bodyStart)
       return {
-        result: outcome.result,
-        head: opened.toString('utf8', LENGTH_BYTES, bodyStart),
-        body: outcome.body === null ? null : opened.subarray(bodyStart),
+        result,
+        head,
+        body: isCompressed ? await decompressed(body, opened.readUInt32BE(LENGTH_BYTES)) : body,
       }
     },
   }
+}
+
+function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength)
 }
 
 /**

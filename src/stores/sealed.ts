@@ -1,5 +1,6 @@
 import { OptionsError, OutcomeUnreadableError } from '../contract/errors.js'
 import type { IdempotencyStore, Outcome, StoredRecord, TransactionEnd } from '../contract/store.js'
+import { type CompressionOptions, compressedAbove } from './compression.js'
 import { createSealer, isSealed } from './seal.js'
 import { assertStore, passedOn } from './wrapped-store.js'
 
@@ -20,6 +21,14 @@ export interface SealedStoreOptions {
    * @default false
    */
   readonly acceptUnsealed?: boolean
+  /**
+   * Compresses long bodies (zlib) before they are sealed, where that makes them shorter. Whatever is set here, what another
+   * process has compressed is opened. How long an answer is, which everybody can see, then tells something of what is in
+   * it: leave it off where a caller can put text of its own beside a secret of somebody else.
+   *
+   * @default undefined, which compresses nothing
+   */
+  readonly compress?: CompressionOptions
 }
 
 type CompletedRecord = Extract<StoredRecord, { readonly status: 'completed' }>
@@ -37,15 +46,15 @@ const KEY_BYTES = 32
  */
 export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions): IdempotencyStore {
   assertStore(store, 'sealedStore: the first argument')
-  const { keys, acceptUnsealed = false } = options ?? {}
+  const { keys, acceptUnsealed = false, compress } = options ?? {}
   if (typeof acceptUnsealed !== 'boolean')
     throw new OptionsError(
       `sealedStore: option "acceptUnsealed" must be true or false; got ${String(acceptUnsealed)}`,
     )
-  const { seal, open } = createSealer(keyBytes(keys))
+  const { seal, open } = createSealer(keyBytes(keys), compressedAbove(compress, 'sealedStore'))
 
-  function opened<T extends { readonly outcome: Outcome }>(id: string, found: T): T {
-    if (isSealed(found.outcome)) return { ...found, outcome: open(id, found.outcome) }
+  async function opened<T extends { readonly outcome: Outcome }>(id: string, found: T): Promise<T> {
+    if (isSealed(found.outcome)) return { ...found, outcome: await open(id, found.outcome) }
     if (acceptUnsealed) return found
     throw new OutcomeUnreadableError(
       `The outcome of record ${id} is not sealed. If it was written before sealing was switched on, see option "acceptUnsealed"`,
@@ -53,18 +62,18 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
   }
 
   /** One record that does not open must not hide the others: it is shown without its answer. */
-  function listed(record: CompletedRecord): CompletedRecord {
+  async function listed(record: CompletedRecord): Promise<CompletedRecord> {
     try {
-      return opened(record.id, record)
+      return await opened(record.id, record)
     } catch {
       return { ...record, outcome: { result: record.outcome.result, head: '{}', body: null } }
     }
   }
 
-  function sealing<T>(end: TransactionEnd<T>): TransactionEnd<T> {
+  async function sealing<T>(end: TransactionEnd<T>): Promise<TransactionEnd<T>> {
     const { value, completion } = end
     if (completion === undefined) return end
-    return { value, completion: { ...completion, outcome: seal(completion.id, completion.outcome) } }
+    return { value, completion: { ...completion, outcome: await seal(completion.id, completion.outcome) } }
   }
 
   const transaction = store.transaction?.bind(store) as IdempotencyStore['transaction']
@@ -78,7 +87,7 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
 
     renew: (id, token, leaseMs) => store.renew(id, token, leaseMs),
 
-    complete: async (id, token, outcome, ttlMs) => store.complete(id, token, seal(id, outcome), ttlMs),
+    complete: async (id, token, outcome, ttlMs) => store.complete(id, token, await seal(id, outcome), ttlMs),
 
     release: (id, token) => store.release(id, token),
 
@@ -88,7 +97,7 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
     },
 
     settle: async (id, resolution, ttlMs) =>
-      store.settle(id, resolution === 'release' ? resolution : seal(id, resolution), ttlMs),
+      store.settle(id, resolution === 'release' ? resolution : await seal(id, resolution), ttlMs),
 
     ...(transaction !== undefined && {
       transaction: (work, settings) => transaction(async (client) => sealing(await work(client)), settings),
@@ -96,12 +105,13 @@ export function sealedStore(store: IdempotencyStore, options: SealedStoreOptions
 
     ...(completeIn !== undefined && {
       completeIn: async (execute, id, token, outcome, ttlMs) =>
-        completeIn(execute, id, token, seal(id, outcome), ttlMs),
+        completeIn(execute, id, token, await seal(id, outcome), ttlMs),
     }),
 
     ...(list !== undefined && {
       async *list(query) {
-        for await (const record of list(query)) yield record.status === 'completed' ? listed(record) : record
+        for await (const record of list(query))
+          yield record.status === 'completed' ? await listed(record) : record
       },
     }),
 

@@ -142,9 +142,11 @@ export const storeContract: readonly StoreContractCase[] = [
       const claim = aClaim({ leaseMs: 60_000 })
       await store.claim(claim)
       const before = await store.find(claim.id)
-      assert.equal(await store.complete(claim.id, aToken(), anOutcome(), HOUR), false)
-      assert.equal(await store.renew(claim.id, aToken(), HOUR), false)
-      assert.equal(await store.release(claim.id, aToken()), false)
+      for (const other of [aToken(), claim.token.slice(0, -1), `${claim.token}0`]) {
+        assert.equal(await store.complete(claim.id, other, anOutcome(), HOUR), false)
+        assert.equal(await store.renew(claim.id, other, HOUR), false)
+        assert.equal(await store.release(claim.id, other), false)
+      }
       const after = await store.find(claim.id)
       assert.ok(before?.status === 'running' && after?.status === 'running')
       assert.ok(after.leaseLeftMs <= before.leaseLeftMs)

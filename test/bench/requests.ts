@@ -89,7 +89,7 @@ async function compareAll(comparisons: readonly Comparison[]): Promise<void> {
   const urls = { redisUrl: redis.url, postgresUrl: postgres.url }
   try {
     const groups: BarGroup[] = []
-    for (const comparison of comparisons)
+    for (const comparison of comparisons.filter(isAskedFor))
       groups.push(reportComparison(comparison, await compare(comparison, urls)))
     if (process.env.BENCH_PICTURE !== undefined)
       writeFileSync(process.env.BENCH_PICTURE, drawBars('Processor time of the server for a request', groups))
@@ -97,6 +97,11 @@ async function compareAll(comparisons: readonly Comparison[]): Promise<void> {
     await redis.stop()
     await postgres.stop()
   }
+}
+
+/** `BENCH_ONLY` is a part of the titles of those that are asked for. */
+function isAskedFor({ title }: Comparison): boolean {
+  return title.toLowerCase().includes((process.env.BENCH_ONLY ?? '').toLowerCase())
 }
 
 /** Measures every variant in every round, one after the other, so that a slow minute of the machine meets all of them. */

@@ -7,7 +7,7 @@ import type { IdempotencyStore, Outcome } from '../../src/contract/store.js'
 import { createReplayCache } from '../../src/core/replay-cache.js'
 import { memoryStore } from '../../src/stores/memory.js'
 import { postgresStore } from '../../src/stores/postgres.js'
-import { redisStore } from '../../src/stores/redis.js'
+import { type RedisStoreOptions, redisStore } from '../../src/stores/redis.js'
 import { aClaim, HOUR } from '../../src/testing/store-fixtures.js'
 import { startPostgresServer } from '../support/postgres-server.js'
 import { startRedisServer } from '../support/redis-server.js'
@@ -15,6 +15,7 @@ import { startRedisServer } from '../support/redis-server.js'
 const RECORDS = Number(process.env.BENCH_RECORDS ?? 20_000)
 const AT_ONCE = 200
 const BODIES = [0, 200, 1000, 10_000]
+const LISTS = [2048, 10_240]
 /** Headers as a small JSON answer has them. */
 const HEAD = JSON.stringify({
   status: 201,
@@ -36,11 +37,17 @@ export async function benchSizes(): Promise<void> {
     await filledMemoryStore(0)
     for (const size of BODIES) {
       const cells = [
-        await inRedis(client, size),
+        await inRedis(client, () => anAnswer(size)),
         ...(await inPostgres(pool, size)),
         await inMemory(() => filledMemoryStore(size)),
         await inMemory(() => filledCache(size)),
       ]
+      console.log(`| ${size} | ${cells.map((bytes) => Math.round(bytes / RECORDS)).join(' | ')} |`)
+    }
+    console.log('\n| a list in JSON, bytes | Redis | with `compress` |\n|---|---|---|')
+    for (const size of LISTS) {
+      const cells = [await inRedis(client, () => aList(size))]
+      cells.push(await inRedis(client, () => aList(size), { compress: { aboveBytes: 1024 } }))
       console.log(`| ${size} | ${cells.map((bytes) => Math.round(bytes / RECORDS)).join(' | ')} |`)
     }
   } finally {
@@ -51,10 +58,10 @@ export async function benchSizes(): Promise<void> {
   }
 }
 
-async function inRedis(client: Redis, size: number): Promise<number> {
+async function inRedis(client: Redis, answer: () => Outcome, options?: RedisStoreOptions): Promise<number> {
   await client.flushall()
   const before = await usedByRedis(client)
-  await fill(redisStore(client), size)
+  await fill(redisStore(client, options), answer)
   return (await usedByRedis(client)) - before
 }
 
@@ -66,7 +73,7 @@ async function inPostgres(pool: Pool, size: number): Promise<readonly [all: numb
   const table = `t_${randomUUID().slice(0, 8)}`
   const store = postgresStore(pool, { table })
   await store.migrate()
-  await fill(store, size)
+  await fill(store, () => anAnswer(size))
   await pool.query(`vacuum ${table}`)
   const { rows } = await pool.query(
     'select pg_total_relation_size($1::regclass) as total, pg_indexes_size($1::regclass) as indexes',
@@ -83,7 +90,7 @@ async function inPostgres(pool: Pool, size: number): Promise<readonly [all: numb
 
 async function filledMemoryStore(size: number): Promise<IdempotencyStore> {
   const store = memoryStore({ maxEntries: RECORDS, maxBytes: 2 ** 40 })
-  await fill(store, size)
+  await fill(store, () => anAnswer(size))
   return store
 }
 
@@ -118,13 +125,13 @@ async function inMemory(make: () => Promise<unknown>): Promise<number> {
   return after.heapUsed - before.heapUsed + (after.arrayBuffers - before.arrayBuffers)
 }
 
-async function fill(store: IdempotencyStore, size: number): Promise<void> {
+async function fill(store: IdempotencyStore, answer: () => Outcome): Promise<void> {
   for (let filled = 0; filled < RECORDS; filled += AT_ONCE)
     await Promise.all(
       Array.from({ length: AT_ONCE }, async () => {
         const claim = realClaim()
         await store.claim(claim)
-        await store.complete(claim.id, claim.token, anAnswer(size), HOUR)
+        await store.complete(claim.id, claim.token, answer(), HOUR)
       }),
     )
 }
@@ -136,6 +143,23 @@ function realClaim() {
     fingerprint: hash(),
     meta: { key: randomUUID(), route: 'POST /payments', scope: hash().slice(0, 22), firstSeenAt: Date.now() },
   })
+}
+
+/** A list of payments in JSON, of about so many bytes. */
+function aList(size: number): Outcome {
+  const lines: string[] = []
+  for (let length = 0; length < size; length += lines.at(-1)?.length ?? 0)
+    lines.push(
+      JSON.stringify({
+        id: randomUUID(),
+        status: 'accepted',
+        from: 'alice',
+        to: `bob-${lines.length}`,
+        amount: { currency: 'EUR', value: 100 + ((lines.length * 7919) % 5000) },
+        createdAt: new Date(1.79e12 + lines.length * 86_413).toISOString(),
+      }),
+    )
+  return { result: 'succeeded', head: HEAD, body: Buffer.from(`[${lines.join(',')}]`) }
 }
 
 function anAnswer(size: number): Outcome {

@@ -31,19 +31,17 @@ export function postgresRecords(pool: Pool): ReadRecords {
   }
 }
 
-/** Reads the strings of the Redis store: a line of numbers, the lengths of `meta` and `head` among them, and the rest. */
+/** Reads the strings of the Redis store: a line about the claim, and once it has completed one about the outcome. */
 export function redisRecords(redis: Redis): ReadRecords {
   return async () => {
     const records = new Map<string, StoredState>()
     for (const name of await redis.keys('oncekey:*')) {
       const text = (await redis.get(name)) ?? ''
-      const [first = '', fence = '', , , metaLength = '', headLength = ''] = text.split(/[ \n]/, 6)
-      const metaStart = text.indexOf('\n') + 1
-      const headStart = metaStart + Number(metaLength)
-      const { key } = JSON.parse(text.slice(metaStart, headStart)) as { readonly key: string }
-      const status = first[1] === 'C' ? 'completed' : 'running'
-      const body = status === 'completed' ? text.slice(headStart + Number(headLength)) : undefined
-      records.set(key, { status, fence: Number(fence), body, text })
+      const [, state, fence, meta = '', headLength, rest = ''] =
+        /^1([RC])\d{13} \S+ (\d+) \S+ ([^\n]*)\n(?:[sf][bt](\d+)\n(.*))?$/s.exec(text) ?? []
+      const [key] = JSON.parse(meta) as [key: string]
+      const body = state === 'C' ? rest.slice(Number(headLength)) : undefined
+      records.set(key, { status: state === 'C' ? 'completed' : 'running', fence: Number(fence), body, text })
     }
     return records
   }

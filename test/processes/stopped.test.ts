@@ -118,7 +118,7 @@ for (const [name, way] of Object.entries(WAYS)) {
       const texts = await Promise.all((await redis.keys('oncekey:*')).map((one) => redis.get(one)))
       redis.disconnect()
       const [record] = texts.filter((text) => text?.includes(key) === true)
-      expect(record).toMatch(/^1C\d{16} 2 [^\n]*\n.*\{"fence":2\}$/s)
+      expect(record).toMatch(/^1C\d{13} \S+ 2 [^\n]*\n.*\{"fence":2\}$/s)
     }
   })
 }

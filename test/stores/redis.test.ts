@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest'
 import type { ListQuery } from '../../src/contract/store.js'
 import { redisStore } from '../../src/stores/redis.js'
 import { storeContract } from '../../src/testing/store-contract.js'
-import { aClaim, anOutcome, aToken, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
+import { aClaim, anOutcome, assertOutcome, aToken, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
 import { type RedisServer, startRedisServer } from '../support/redis-server.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
@@ -56,6 +56,132 @@ describeWith(['redis'], 'redisStore', () => {
       await step()
       expect(sent.splice(0)).toEqual(['evalsha'])
     }
+  })
+
+  it('makes one command of the claims of a turn, and one of its completions, up to a limit', async () => {
+    const sent: unknown[] = []
+    const store = redisStore({
+      info: client.info.bind(client),
+      config: client.config.bind(client),
+      callBuffer(command: string, args: (string | Buffer | number)[]) {
+        if (command === 'evalsha') sent.push(args[1])
+        return client.callBuffer(command, args)
+      },
+    })
+    const claims = Array.from({ length: 100 }, () => aClaim())
+    await Promise.all(claims.map((claim) => store.claim(claim)))
+    sent.length = 0
+    const [others, found, kept] = await Promise.all([
+      Promise.all(Array.from({ length: 100 }, () => store.claim(aClaim()))),
+      Promise.all(claims.slice(0, 10).map(({ id }) => store.claim(aClaim({ id })))),
+      Promise.all(claims.map(({ id, token }) => store.complete(id, token, anOutcome(), HOUR))),
+    ])
+    expect(sent.toSorted()).toEqual([36, 46, 64, 64])
+    expect(new Set(others.map(({ status }) => status))).toEqual(new Set(['acquired']))
+    expect(new Set(found.map(({ status }) => status)).size).toBe(1)
+    expect(new Set(kept)).toEqual(new Set([true]))
+  })
+
+  it('gives each step of a turn its own answer, lease, ttl and body', async () => {
+    const prefix = `${randomUUID()}:`
+    const store = redisStore(client, { prefix })
+    const claims = Array.from({ length: 40 }, (_, index) => {
+      const leaseMs = 60_000 * (1 + (index % 3))
+      const ttlMs = index % 2 === 0 ? HOUR : 2 * HOUR
+      return aClaim({ leaseMs, ttlMs, fingerprint: `f${index}` })
+    })
+    await Promise.all(claims.map((claim) => store.claim(claim)))
+    for (const { id, leaseMs, ttlMs, fingerprint } of claims) {
+      const found = await store.find(id)
+      if (found?.status !== 'running') throw new Error('The claim does not run')
+      expect(found.fingerprint).toBe(fingerprint)
+      expect(Math.ceil(found.leaseLeftMs / 60_000) * 60_000).toBe(leaseMs)
+      expect(Math.ceil(found.expiresInMs / HOUR) * HOUR).toBe(ttlMs)
+    }
+    // Text, bytes that are no text, nothing, and tombstones: some of them cannot share a command.
+    const bodies = [Buffer.from('text'), Buffer.from([0xff, 0, 0xfe]), Buffer.alloc(0), null]
+    const outcomes = claims.map((_, index) =>
+      anOutcome({ head: `head ${index}`, body: bodies[index % 4] ?? null }),
+    )
+    const kept = await Promise.all(
+      claims.map(({ id, token }, index) =>
+        // Every fifth is not the holder.
+        store.complete(id, index % 5 === 0 ? aToken() : token, outcomes[index] ?? anOutcome(), HOUR),
+      ),
+    )
+    expect(kept).toEqual(claims.map((_, index) => index % 5 !== 0))
+    const retries = await Promise.all(claims.map(({ id }) => store.claim(aClaim({ id }))))
+    for (const [index, retry] of retries.entries()) {
+      expect(retry.status).toBe(index % 5 === 0 ? 'running' : 'completed')
+      if (retry.status === 'completed') assertOutcome(retry.outcome, outcomes[index] ?? anOutcome())
+    }
+  })
+
+  it('takes over only what asked for it, of the claims of a turn', async () => {
+    const store = redisStore(client)
+    const ids = (await Promise.all(Array.from({ length: 4 }, () => lapsed(store)))).map(({ id }) => id)
+    const claims = ids.map((id, index) => store.claim(aClaim({ id, takeOver: index % 2 === 0 })))
+    expect((await Promise.all(claims)).map(({ status }) => status)).toEqual([
+      'acquired',
+      'unknown',
+      'acquired',
+      'unknown',
+    ])
+  })
+
+  it('does not let what it cannot read, or what is damaged, harm the other steps of a turn', async () => {
+    const store = redisStore(client)
+    const [foreign, list] = [aClaim().id, aClaim().id]
+    const damaged = [
+      '1C179',
+      '1C179\nsb0\n',
+      '1C1790000000000 token 1\nsb0\n',
+      '1C1790000000000 token 1 f []\nsb',
+    ].map((text) => ({ id: aClaim().id, text }))
+    await client.set(`oncekey:${foreign}`, '9R something new')
+    await client.rpush(`oncekey:${list}`, 'not a record')
+    for (const { id, text } of damaged) await client.set(`oncekey:${id}`, text)
+    const [first, second] = [aClaim(), aClaim()]
+    const steps = (...of: readonly Promise<unknown>[]) => Promise.allSettled(of)
+    const unfit = { status: 'rejected', reason: { code: 'IDEMPOTENCY_STORE_UNFIT' } }
+    const wrongType = { status: 'rejected', reason: { message: expect.stringMatching(/^WRONGTYPE/) } }
+    const claimOf = (id: string) => store.claim(aClaim({ id }))
+    expect(
+      await steps(
+        store.claim(first),
+        claimOf(foreign),
+        claimOf(list),
+        ...damaged.map(({ id }) => claimOf(id)),
+        store.claim(second),
+      ),
+    ).toMatchObject([
+      { value: { status: 'acquired' } },
+      unfit,
+      wrongType,
+      ...damaged.map(() => unfit),
+      { value: { status: 'acquired' } },
+    ])
+    const completionOf = (id: string, token = aToken()) => store.complete(id, token, anOutcome(), HOUR)
+    expect(
+      await steps(
+        completionOf(first.id, first.token),
+        completionOf(foreign),
+        completionOf(list),
+        completionOf(second.id, second.token),
+      ),
+    ).toMatchObject([{ value: true }, unfit, wrongType, { value: true }])
+    await client.del(...[foreign, list, ...damaged.map(({ id }) => id)].map((id) => `oncekey:${id}`))
+  })
+
+  it('brings its scripts back for all steps of a turn', async () => {
+    const store = redisStore(client)
+    const claims = Array.from({ length: 10 }, () => aClaim())
+    await client.script('FLUSH')
+    const acquired = { status: 'acquired', fence: 1 }
+    expect(await Promise.all(claims.map((claim) => store.claim(claim)))).toEqual(claims.map(() => acquired))
+    await client.script('FLUSH')
+    const kept = claims.map(({ id, token }) => store.complete(id, token, anOutcome(), HOUR))
+    expect(new Set(await Promise.all(kept))).toEqual(new Set([true]))
   })
 
   it('reads no further page for a list that was called off, also where it has found nothing', async () => {
@@ -165,9 +291,9 @@ describeWith(['redis'], 'redisStore', () => {
   it('names records by its prefix and the prefix of the client', async () => {
     const prefixed = new Redis(redisUrl, { keyPrefix: 'app:' })
     const store = redisStore(prefixed, { prefix: 'once:' })
-    const claim = aClaim()
-    await store.claim(claim)
-    expect(await client.exists(`app:once:${claim.id}`)).toBe(1)
+    const claims = [aClaim(), aClaim()]
+    await Promise.all(claims.map((claim) => store.claim(claim)))
+    for (const { id } of claims) expect(await client.exists(`app:once:${id}`)).toBe(1)
     prefixed.disconnect()
   })
 
@@ -203,6 +329,18 @@ describeWith(['redis'], 'redisStore on an ioredis 5 client', () => {
   })
 })
 
+describeWith(['redis'], 'redisStore on a client that pipelines by itself', () => {
+  it.each(storeContract)('$name', async ({ run }) => {
+    const options = { enableAutoPipelining: true }
+    const clients = [new Redis(redisUrl, options), new Redis5(redisUrl, options)]
+    try {
+      for (const one of clients) await run(redisStore(one))
+    } finally {
+      for (const one of clients) one.disconnect()
+    }
+  })
+})
+
 describeWith(['redis'], 'redisStore on a cluster', () => {
   let node: RedisServer
   let cluster: Cluster
@@ -230,6 +368,50 @@ describeWith(['redis'], 'redisStore on a cluster', () => {
 
   it.each(storeContract)('$name', async ({ run }) => {
     await run(redisStore(cluster))
+  })
+
+  it.each(storeContract)('$name (by a client that believes in one node)', async ({ run }) => {
+    const single = new Redis(node.url)
+    try {
+      await run(redisStore(single))
+    } finally {
+      single.disconnect()
+    }
+  })
+
+  it('sends each step of a turn by itself', async () => {
+    const sent: unknown[] = []
+    const store = redisStore({
+      info: cluster.info.bind(cluster),
+      config: cluster.config.bind(cluster),
+      nodes: cluster.nodes.bind(cluster),
+      callBuffer(command: string, args: (string | Buffer | number)[]) {
+        sent.push(args[1])
+        return cluster.callBuffer(command, args)
+      },
+    })
+    await Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    expect(sent.slice(0, 3)).toEqual([1, 1, 1])
+  })
+
+  it('shares no further command where the server wants each for one slot', async () => {
+    const single = new Redis(node.url)
+    const sent: unknown[] = []
+    const store = redisStore({
+      info: single.info.bind(single),
+      config: single.config.bind(single),
+      callBuffer(command: string, args: (string | Buffer | number)[]) {
+        if (command === 'evalsha') sent.push(args[1])
+        return single.callBuffer(command, args)
+      },
+    })
+    const claimThree = () => Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    await store.claim(aClaim())
+    sent.length = 0
+    for (let turn = 0; turn < 2; turn += 1)
+      expect(new Set((await claimThree()).map(({ status }) => status))).toEqual(new Set(['acquired']))
+    expect(sent).toEqual([3, 1, 1, 1, 1, 1, 1])
+    single.disconnect()
   })
 
   it('looks at its masters at start', async () => {
