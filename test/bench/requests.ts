@@ -82,6 +82,9 @@ export function benchBodies(): Promise<void> {
   return compareAll(BODIES)
 }
 
+/** Only the comparisons with this in their title, where it is said. */
+const ONLY = (process.env.BENCH_ONLY ?? '').toLowerCase()
+
 async function compareAll(comparisons: readonly Comparison[]): Promise<void> {
   const redis = await startRedisServer()
   // Both ways flush what they commit, as a database that money moves on does.
@@ -89,7 +92,7 @@ async function compareAll(comparisons: readonly Comparison[]): Promise<void> {
   const urls = { redisUrl: redis.url, postgresUrl: postgres.url }
   try {
     const groups: BarGroup[] = []
-    for (const comparison of comparisons)
+    for (const comparison of comparisons.filter(({ title }) => title.toLowerCase().includes(ONLY)))
       groups.push(reportComparison(comparison, await compare(comparison, urls)))
     if (process.env.BENCH_PICTURE !== undefined)
       writeFileSync(process.env.BENCH_PICTURE, drawBars('Processor time of the server for a request', groups))
