@@ -9,6 +9,11 @@ const IS_LIVE = 'r.expires_at > clock_timestamp()'
 /** How many records one statement of a sweep removes at most. */
 export const SWEEP_BATCH = 1000
 
+/** What a function of the database that answers with a text gives: one row. */
+export interface AnswerRow {
+  readonly answer: string | null
+}
+
 /**
  * The statements of a store, for its table. Each is one step, and gives a row for what it changed: clients differ in how
  * they count, and agree about rows.
@@ -20,15 +25,15 @@ export function createStatements(
   return {
     /**
      * Claims the record, or reads it: a function of the database, so that it is planned once a connection, whether the
-     * client prepares statements or not. Its arguments and columns are those of `claimFunction`.
+     * client prepares statements or not. Its arguments are those of `claimFunction`. An `AnswerRow`.
      */
-    claim: `select * from ${claimName}(
+    claim: `select ${claimName}(
   $1::text, $2::text, $3::text, $4::float8, $5::float8, $6::boolean,
   $7::text, $8::text, $9::text, $10::float8, $11::boolean
-)`,
+) as answer`,
 
-    /** Makes several claims at once. Its arguments and columns are those of `claimsFunction`. */
-    claims: `select * from ${claimsName}($1::text, $2::int, $3::boolean)`,
+    /** Makes several claims at once. Its arguments are those of `claimsFunction`. An `AnswerRow`. */
+    claims: `select ${claimsName}($1::text, $2::int, $3::boolean) as answer`,
 
     /** Keeps the outcome as a part of a transaction, once. Values: `completionValues`. One row when it is kept. */
     completeOnce: completeOnce(table),
@@ -47,11 +52,11 @@ export function createStatements(
     },
 
     /** Reads the record. $1 id. Gives a `FoundRow`, or nothing. */
-    find: `select ${foundText('r')} as existing, r.body from ${table} r where r.id = $1 and ${IS_LIVE}`,
+    find: `select ${foundText('r')} as existing from ${table} r where r.id = $1 and ${IS_LIVE}`,
 
     /** A page of records. $1 the last id before it, $2 status, $3 route, $4 least age in ms, or null, $5 its length. */
     list: `
-select r.id, ${foundText('r')} as existing, r.body
+select r.id, ${foundText('r')} as existing
 from ${table} r
 where r.id > $1::text and ${IS_LIVE} and r.format = ${FORMAT}
   and ($2::text is null or $2 = case
