@@ -1,4 +1,5 @@
 import type { Completion } from '../contract/store.js'
+import { claimText, insertOrClaimText } from './postgres-claim.js'
 import { completeInWritten, completeOnce, completeOrFailText } from './postgres-complete.js'
 import type { TableNames } from './postgres-names.js'
 import { bucketOf, FORMAT, foundText, ms } from './postgres-record.js'
@@ -21,16 +22,16 @@ export interface AnswerRow {
 export function createStatements(
   names: Pick<TableNames, 'table' | 'claim' | 'claims' | 'complete' | 'steps'>,
 ) {
-  const { table, claim: claimName, claims: claimsName, complete: completeName } = names
+  const { table, claims: claimsName, complete: completeName } = names
   return {
     /**
      * Claims the record, or reads it: a function of the database, so that it is planned once a connection, whether the
-     * client prepares statements or not. Its arguments are those of `claimFunction`. An `AnswerRow`.
+     * client prepares statements or not. Values: `claimValues`. An `AnswerRow`.
      */
-    claim: `select ${claimName}(
-  $1::text, $2::text, $3::text, $4::float8, $5::float8, $6::boolean,
-  $7::text, $8::text, $9::text, $10::float8, $11::boolean
-) as answer`,
+    claim: claimText(names),
+
+    /** The same, faster where it is prepared. See there. */
+    insertOrClaim: insertOrClaimText(names),
 
     /** Makes several claims at once. Its arguments are those of `claimsFunction`. An `AnswerRow`. */
     claims: `select ${claimsName}($1::text, $2::int, $3::boolean) as answer`,

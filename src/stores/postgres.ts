@@ -148,7 +148,8 @@ export function postgresStore(
 
   const claim = createBatch<ClaimRequest, ClaimResult>({
     async one(request) {
-      return claimResultOf(await answerOf<Claimed>(statements.claim, claimValues(request)))
+      const text = prepare && !request.mayBeLost ? statements.insertOrClaim : statements.claim
+      return claimResultOf(await answerOf<Claimed>(text, claimValues(request)))
     },
     async many(requests) {
       const others = await answerOf<readonly OtherClaim[]>(statements.claims, claimsValues(requests))
@@ -179,7 +180,7 @@ export function postgresStore(
   const complete = stepBatch('complete')
   const release = stepBatch('release')
 
-  /** Calls a function of the database. Only these are prepared: other statements would keep the plan for a small table. */
+  /** Calls a function of the database. Only these are prepared: other statements could keep a plan for a small table. */
   function callFunction(text: string, values: unknown[]): Promise<readonly unknown[]> {
     return query(text, values, prepare)
   }
