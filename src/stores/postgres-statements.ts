@@ -8,7 +8,7 @@ import { stepsText, stepText } from './postgres-steps.js'
 const IS_LIVE = 'r.expires_at > clock_timestamp()'
 
 /** How many records one statement of a sweep removes at most. */
-export const SWEEP_BATCH = 1000
+export const SWEEP_BATCH = 500
 
 /** What a function of the database that answers with a text gives: one row. */
 export interface AnswerRow {
@@ -100,26 +100,33 @@ select
 
 /**
  * Removes a batch of what has expired from a table, unless another process is at it, and counts it. $1 the name of the
- * lock. The time is a subquery, since an index cannot be searched for a function that changes from row to row.
+ * lock. After a full batch it rests for three times as long as that took, with the lock: however many processes there are and
+ * however much there is to remove, three quarters of a processor are left to whoever claims. The time is a subquery, since an
+ * index cannot be searched for a function that changes from row to row. A row that is locked is where it was found.
  */
 export function sweepStatement(table: string): string {
   return `
 with turn as materialized (
   select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as is_ours
-), expired as (
-  select r.id from ${table} r
-  where (select is_ours from turn)
-    and r.expiry_bucket <= (select ${bucketOf('clock_timestamp()')})
-    and r.expires_at <= (select clock_timestamp())
-  order by r.expiry_bucket
-  limit ${SWEEP_BATCH}
-  for update skip locked
 ), gone as (
-  delete from ${table} r using expired where r.id = expired.id
+  delete from ${table} r where r.ctid = any (array(
+    select e.ctid from ${table} e
+    where (select is_ours from turn)
+      and e.expiry_bucket <= (select ${bucketOf('clock_timestamp()')})
+      and e.expires_at <= (select clock_timestamp())
+    order by e.expiry_bucket
+    limit ${SWEEP_BATCH}
+    for update skip locked
+  ))
   returning 1
+), counted as (
+  select count(*)::int as removed from gone
 )
-select count(*)::int as removed from gone`
+select removed, case when removed = ${SWEEP_BATCH} then pg_sleep(${SWEEP_REST})::text end as rested from counted`
 }
+
+/** How long a sweep rests after a full batch, in seconds. */
+const SWEEP_REST = 'least(1, 3 * extract(epoch from clock_timestamp() - statement_timestamp()))'
 
 /** Counts what has expired in a table and waits for a sweep. */
 export function expiredStatement(table: string): string {
