@@ -62,6 +62,21 @@ export function createState(
       await exchange.saveIn(execute, capturedResponse(response, saved, maxBodyBytes))
     },
   })
+  shareClass(request, 'res')
+  shareClass(response, 'req')
   Object.assign(request, { [STATE]: state, idempotency })
   return state
+}
+
+const CLASSES_ARE_SHARED = Number.parseInt(process.versions.v8, 10) >= 13
+
+/**
+ * Express changes the prototype of every request and response. Until Node 24, each property that is then added makes a
+ * hidden class of its own for this one object, which takes microseconds, and whatever reads it later meets a class that it
+ * has never seen. Once a property was deleted it is a table, and all tables of a kind are of one class.
+ */
+function shareClass<T extends object>(object: T, name: keyof T): void {
+  if (CLASSES_ARE_SHARED) return
+  const value = object[name]
+  if (Reflect.deleteProperty(object, name)) object[name] = value
 }
