@@ -1,5 +1,6 @@
 import { OptionsError } from '../contract/errors.js'
-import { admit, keyOf } from '../http/admission.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
+import { type Admission, admit, keyOf } from '../http/admission.js'
 import { readableBy } from '../http/content-coding.js'
 import type { Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
@@ -86,18 +87,28 @@ function begin(
     route: routeOf(request),
     ...compared,
   }
-  admit(state.guard, key, incoming).then((admission) => {
-    const isAnswered = state.response.headersSent
-    if (admission.kind === 'run') {
-      // Somebody has answered in the meantime, as a timeout does. The handler has not run, and now it need not.
-      if (isAnswered) return release(admission.exchange)
-      state.exchange = admission.exchange
-      state.earlierHeaders = state.response.getHeaders()
-      state.hold()
-      return next()
-    }
+  const admission: MaybePromise<Admission> = admit(state.guard, key, incoming)
+  if (isPromise(admission)) admission.then((found) => proceed(request, state, found, next), next)
+  else proceed(request, state, admission, next)
+}
+
+/** Lets the handler run, or answers in its place. */
+function proceed(
+  request: ExpressRequest,
+  state: ExpressState,
+  admission: Admission,
+  next: (error?: unknown) => void,
+): void {
+  const isAnswered = state.response.headersSent
+  if (admission.kind === 'answer') {
     if (!isAnswered) give(request, state, admission.answer, next)
-  }, next)
+  } else if (isAnswered) {
+    // Somebody has answered in the meantime, as a timeout does. The handler has not run, and now it need not.
+    release(admission.exchange).catch(next)
+  } else {
+    state.start(admission.exchange)
+    next()
+  }
 }
 
 /** Method and pattern: what is matched by a mounted router is known as the client sent it only. */

@@ -1,4 +1,5 @@
 import type { OutgoingHttpHeaders } from 'node:http'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { ExecuteStatement } from '../contract/store.js'
 import type { Guard } from '../http/admission.js'
 import type { EventLogger } from '../http/event-log.js'
@@ -78,19 +79,31 @@ export class ExpressState implements RequestProgress, RequestSteps, HoldOptions 
     return this.guard.settings.keptHeaders
   }
 
+  /** The handler runs, and its answer is that of the exchange. */
+  start(exchange: Exchange): void {
+    this.exchange = exchange
+    this.earlierHeaders = this.response.getHeaders()
+    this.hold()
+  }
+
   /** Holds the response back: as the answer of an exchange, or without one as that of a plain transaction. */
   hold(): HeldResponse {
     this.held ??= holdResponse(this.response, this)
     return this.held
   }
 
-  async end(captured: CapturedAnswer): Promise<GivenAnswer | undefined> {
+  end(captured: CapturedAnswer): MaybePromise<GivenAnswer | undefined> {
     const { exchange } = this
     if (exchange === undefined) return undefined
     // What `connect-timeout` says in the place of a handler that still runs is not that nothing was done.
-    if (this.request.timedout === true) await exchange.endUnanswered(captured.status)
-    else this.given = await exchange.end(captured)
-    return this.given
+    if (this.request.timedout === true) return exchange.endUnanswered(captured.status).then(nothing)
+    const given: MaybePromise<GivenAnswer | undefined> = exchange.end(captured)
+    return isPromise(given) ? given.then((found) => this.#give(found)) : this.#give(given)
+  }
+
+  #give(given: GivenAnswer | undefined): GivenAnswer | undefined {
+    this.given = given
+    return given
   }
 
   async broken(status: number): Promise<void> {
@@ -112,6 +125,8 @@ export class ExpressState implements RequestProgress, RequestSteps, HoldOptions 
     await this.exchange?.saveIn(execute, capturedResponse(this.response, saved, this.maxBodyBytes))
   }
 }
+
+function nothing(): undefined {}
 
 const CLASSES_ARE_SHARED = Number.parseInt(process.versions.v8, 10) >= 13
 

@@ -6,6 +6,7 @@ import {
 } from 'node:http'
 import { finished, Readable } from 'node:stream'
 import { TransactionMisuseError } from '../contract/errors.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { CapturedAnswer } from './exchange.js'
 import type { GivenAnswer } from './given-answer.js'
 import type { AnswerHeaders, HeaderFilter } from './kept-headers.js'
@@ -17,7 +18,7 @@ export interface HoldOptions {
   /** Which headers belong to an answer, and leave with it when another takes its place. */
   readonly keptHeaders: HeaderFilter
   /** Tells what was captured. @returns what the client gets in its place, if anything. */
-  readonly end: (captured: CapturedAnswer) => Promise<GivenAnswer | undefined>
+  readonly end: (captured: CapturedAnswer) => MaybePromise<GivenAnswer | undefined>
   /** Tells that the handler gave its answer up in the middle. */
   readonly broken: (status: number) => Promise<void>
   /** Told of an answer after the answer, which nobody gets. */
@@ -296,10 +297,14 @@ class Hold implements HeldResponse {
 
   #tell(answer: CapturedAnswer): void {
     this.#mode = 'telling'
-    this.#options.end(answer).then(
-      (given) => this.#letGoOrCut(given),
-      (error: Error) => this.#cut(error),
-    )
+    const given = this.#options.end(answer)
+    if (isPromise(given))
+      given.then(
+        (found) => this.#letGoOrCut(found),
+        (error: Error) => this.#cut(error),
+      )
+    // A handler that fails right after its answer does so before the answer leaves, however fast the store was.
+    else process.nextTick(() => this.#letGoOrCut(given))
   }
 
   #letGoOrCut(given: GivenAnswer | undefined): void {
