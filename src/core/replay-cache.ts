@@ -44,7 +44,12 @@ export interface ReplayCache {
 interface Entry {
   readonly cached: CachedOutcome
   readonly until: number
+  /** When it was last put behind all others, as the one to be forgotten last. */
+  usedAt: number
 }
+
+/** How often an entry is put behind the others. A storm of retries need not move it at each of them. */
+const MOVE_EVERY_MS = 1000
 
 const ENTRY_OVERHEAD_BYTES = 256
 
@@ -59,14 +64,21 @@ export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
   })
   return {
     get(name, now) {
-      const found = cache.get(name)
-      if (found === undefined || now < found.until) return found?.cached
-      cache.delete(name)
-      return undefined
+      const found = cache.peek(name)
+      if (found === undefined) return undefined
+      if (now >= found.until) {
+        cache.delete(name)
+        return undefined
+      }
+      if (now - found.usedAt >= MOVE_EVERY_MS) {
+        cache.get(name)
+        found.usedAt = now
+      }
+      return found.cached
     },
     set(name, cached, ttlLeftMs) {
       const until = cached.cachedAt + Math.min(limits.maxAgeMs, ttlLeftMs)
-      if (ttlLeftMs >= 1) cache.set(name, { cached, until })
+      if (ttlLeftMs >= 1) cache.set(name, { cached, until, usedAt: cached.cachedAt })
     },
   }
 }
