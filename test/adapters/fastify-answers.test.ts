@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request as httpRequest } from 'node:http'
@@ -256,6 +257,24 @@ describe('fastify plugin › answers that are not kept', () => {
         effects += 1
         reply.raw.statusCode = 202
         reply.raw.end('raw')
+      })
+    })
+    const key = aKey()
+    expect(await send('/', { key })).toMatchObject({ status: 202 })
+    await expect.poll(async () => (await send('/', { key })).code).toBe('IDEMPOTENCY_RESPONSE_NOT_KEPT')
+    expect(effects).toBe(1)
+  })
+
+  it('keeps a tombstone of one that had left before the handler came to its end', async () => {
+    let effects = 0
+    const { send } = await anApp((app) => {
+      app.post('/', async (_request, reply) => {
+        effects += 1
+        reply.raw.statusCode = 202
+        const hasLeft = once(reply.raw, 'finish')
+        reply.raw.end('raw')
+        await hasLeft
+        return { said: 'too late' }
       })
     })
     const key = aKey()

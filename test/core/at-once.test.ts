@@ -91,8 +91,8 @@ describe('engine › a store that answers at once', () => {
     const names = [
       { scope: 'a', key: 'bc' },
       { scope: 'ab', key: 'c' },
-      { scope: 'a1:b', key: 'c' },
-      { scope: 'a', key: '1:bc' },
+      { scope: 'a4:b', key: 'c' },
+      { scope: 'a', key: 'b1:c' },
     ]
     for (const [index, name] of names.entries()) {
       const operation = anOperation(name)
@@ -115,7 +115,7 @@ describe('engine › a store that answers at once', () => {
     })
     await engine.check()
     expect(isPromise(engine.beginNow(anOperation()))).toBe(true)
-    expect(await engine.begin(anOperation())).toMatchObject({ kind: 'run' })
+    expect(await engine.begin(anOperation())).toMatchObject({ kind: 'run', execution: { fence: 1 } })
   })
 
   it('refuses when the store throws before it answers, and gives nothing back that was not asked for', async () => {
