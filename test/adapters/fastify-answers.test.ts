@@ -274,6 +274,7 @@ describe('fastify plugin › answers that are not kept', () => {
         const hasLeft = once(reply.raw, 'finish')
         reply.raw.end('raw')
         await hasLeft
+        await new Promise((resolve) => setImmediate(resolve))
         return { said: 'too late' }
       })
     })
