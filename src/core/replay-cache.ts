@@ -54,7 +54,20 @@ export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
   return {
     get: (name) => cache.get(name),
     set(name, entry, ttlLeftMs) {
-      if (ttlLeftMs >= 1) cache.set(name, entry, { ttl: Math.min(limits.maxAgeMs, ttlLeftMs) })
+      if (ttlLeftMs < 1) return
+      cache.set(name, withOwnBody(entry), { ttl: Math.min(limits.maxAgeMs, ttlLeftMs) })
     },
   }
+}
+
+/**
+ * A body from a store is often a piece of everything that a socket read at once, and would keep all of it: a hundred times
+ * as much as is counted here.
+ */
+function withOwnBody(entry: CachedOutcome): CachedOutcome {
+  const { body } = entry.outcome
+  if (body === null || body.byteLength === 0 || body.buffer.byteLength <= 2 * body.byteLength) return entry
+  const own = Buffer.allocUnsafeSlow(body.byteLength)
+  own.set(body)
+  return { ...entry, outcome: { ...entry.outcome, body: own } }
 }

@@ -142,7 +142,7 @@ describeWith(['redis'], 'redisStore', () => {
     await client.rpush(`oncekey:${list}`, 'not a record')
     for (const { id, text } of damaged) await client.set(`oncekey:${id}`, text)
     const [first, second] = [aClaim(), aClaim()]
-    const steps = (...of: readonly Promise<unknown>[]) => Promise.allSettled(of)
+    const steps = (...of: readonly unknown[]) => Promise.allSettled(of)
     const unfit = { status: 'rejected', reason: { code: 'IDEMPOTENCY_STORE_UNFIT' } }
     const wrongType = { status: 'rejected', reason: { message: expect.stringMatching(/^WRONGTYPE/) } }
     const claimOf = (id: string) => store.claim(aClaim({ id }))
