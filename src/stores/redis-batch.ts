@@ -8,6 +8,7 @@ export interface RedisSender {
   callBuffer(command: string, args: RedisArgument[]): Promise<unknown>
   /** The connection of a client to one node. A cluster has none of its own. */
   readonly stream?: { cork(): void; uncork(): void } | undefined
+  /** What the client was made with. */
   readonly options?: { readonly enableAutoPipelining?: boolean | undefined } | undefined
 }
 

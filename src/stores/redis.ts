@@ -22,7 +22,6 @@ import {
   type ReplicatedClient,
 } from './redis-replicas.js'
 
-export type { CompressionOptions } from './compression.js'
 export type { RedisArgument, RedisSender } from './redis-batch.js'
 export type { RedisConnection, RedisPipeline } from './redis-replicas.js'
 
