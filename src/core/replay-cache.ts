@@ -76,9 +76,22 @@ export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
       }
       return found.cached
     },
-    set(name, cached, ttlLeftMs) {
-      const until = cached.cachedAt + Math.min(limits.maxAgeMs, ttlLeftMs)
-      if (ttlLeftMs >= 1) cache.set(name, { cached, until, usedAt: cached.cachedAt })
+    set(name, entry, ttlLeftMs) {
+      if (ttlLeftMs < 1) return
+      const until = entry.cachedAt + Math.min(limits.maxAgeMs, ttlLeftMs)
+      cache.set(name, { cached: withOwnBody(entry), until, usedAt: entry.cachedAt })
     },
   }
+}
+
+/**
+ * A body from a store is often a piece of everything that a socket read at once, and would keep all of it: a hundred times
+ * as much as is counted here.
+ */
+function withOwnBody(entry: CachedOutcome): CachedOutcome {
+  const { body } = entry.outcome
+  if (body === null || body.byteLength === 0 || body.buffer.byteLength <= 2 * body.byteLength) return entry
+  const own = Buffer.allocUnsafeSlow(body.byteLength)
+  own.set(body)
+  return { ...entry, outcome: { ...entry.outcome, body: own } }
 }

@@ -1,6 +1,7 @@
 import { promisify } from 'node:util'
 import { deflate, deflateSync, inflate, inflateSync } from 'node:zlib'
 import { OptionsError } from '../contract/errors.js'
+import type { MaybePromise } from '../contract/maybe-promise.js'
 
 /** Which bodies are compressed. */
 export interface CompressionOptions {
@@ -36,7 +37,7 @@ export function compressedAbove(given: CompressionOptions | undefined, store: st
 }
 
 /** Compresses a body (zlib, RFC 1950). `undefined` when it is too long, or would not get shorter. */
-export function compressed(body: Buffer): Buffer | undefined | Promise<Buffer | undefined> {
+export function compressed(body: Buffer): MaybePromise<Buffer | undefined> {
   if (body.byteLength > MOST_BYTES) return undefined
   const ifShorter = (bytes: Buffer) => (bytes.byteLength < body.byteLength ? bytes : undefined)
   if (body.byteLength <= AT_ONCE_BYTES) return ifShorter(deflateSync(body))
@@ -48,7 +49,7 @@ export function compressed(body: Buffer): Buffer | undefined | Promise<Buffer | 
  *
  * @throws what zlib says, or a RangeError, when it is not what a body of this length was compressed to.
  */
-export function decompressed(bytes: Buffer, length: number): Buffer | Promise<Buffer> {
+export function decompressed(bytes: Buffer, length: number): MaybePromise<Buffer> {
   if (!(length <= MOST_BYTES)) throw new RangeError(`A body of ${length} bytes is never compressed`)
   const ifWhole = (body: Buffer): Buffer => {
     if (body.byteLength === length) return body

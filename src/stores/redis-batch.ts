@@ -1,3 +1,4 @@
+import type { MaybePromise } from '../contract/maybe-promise.js'
 /** What a command takes. */
 export type RedisArgument = string | number | Buffer
 
@@ -7,6 +8,7 @@ export interface RedisSender {
   callBuffer(command: string, args: RedisArgument[]): Promise<unknown>
   /** The connection of a client to one node. A cluster has none of its own. */
   readonly stream?: { cork(): void; uncork(): void } | undefined
+  /** What the client was made with. */
   readonly options?: { readonly enableAutoPipelining?: boolean | undefined } | undefined
 }
 
@@ -69,7 +71,7 @@ export interface Sharing<T> {
   /** Runs the script of these steps on several keys. Its reply is the server's time in ms, and a reply for each key. */
   evaluate(keys: readonly string[], args: readonly RedisArgument[]): Promise<unknown>
   /** Reads the reply for one key. */
-  read(reply: unknown, now: number): T | Promise<T>
+  read(reply: unknown, now: number): MaybePromise<T>
 }
 
 /** Carries out a step on a key, and gives what it comes to. */
@@ -78,7 +80,7 @@ export type Step<T> = (key: string, args: readonly RedisArgument[]) => Promise<T
 interface Waiting<T> {
   readonly key: string
   readonly args: readonly RedisArgument[]
-  readonly resolve: (result: T | Promise<T>) => void
+  readonly resolve: (result: MaybePromise<T>) => void
   readonly reject: (error: unknown) => void
 }
 

@@ -1,5 +1,6 @@
 import { isUtf8 } from 'node:buffer'
 import { OutcomeUnreadableError, StoreUnfitError } from '../contract/errors.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { ClaimRequest, ClaimResult, Outcome, RecordMeta, StoredRecord } from '../contract/store.js'
 import { compressed, decompressed } from './compression.js'
 
@@ -51,7 +52,7 @@ function metaOf({ bytes, metaStart, lineEnd }: RedisRecord): RecordMeta {
   return { key, route, scope, firstSeenAt }
 }
 
-function outcomeOf(record: RedisRecord): Outcome | Promise<Outcome> {
+function outcomeOf(record: RedisRecord): MaybePromise<Outcome> {
   const { bytes, lineEnd } = record
   const lettersEnd = bytes.indexOf(LINE_FEED, lineEnd + 1)
   if (lettersEnd === -1) throw damaged()
@@ -89,7 +90,7 @@ export function encodeClaim({ token, fingerprint, meta }: ClaimRequest): string 
 }
 
 /** An outcome as the scripts take it, its body compressed where it has more bytes than `above` and gets shorter by it. */
-export function encodeOutcome(outcome: Outcome, above: number): string | Buffer | Promise<string | Buffer> {
+export function encodeOutcome(outcome: Outcome, above: number): MaybePromise<string | Buffer> {
   const { body } = outcome
   if (body === null || body.byteLength === 0) return beginning(outcome, body === null ? 't' : 'b')
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
@@ -99,7 +100,7 @@ export function encodeOutcome(outcome: Outcome, above: number): string | Buffer 
     found === undefined
       ? asTheyAre(outcome, bytes)
       : Buffer.concat([Buffer.from(beginning(outcome, 'z', ` ${bytes.byteLength}`)), found])
-  return shorter instanceof Promise ? shorter.then(encode) : encode(shorter)
+  return isPromise(shorter) ? shorter.then(encode) : encode(shorter)
 }
 
 function asTheyAre(outcome: Outcome, bytes: Buffer): string | Buffer {
@@ -114,14 +115,14 @@ function beginning({ result, head }: Outcome, kind: 'b' | 't' | 'z', length = ''
 }
 
 /** What a claim came to: a fence, or the record that was there, read at the server's time `now` in epoch milliseconds. */
-export function asClaimResult(reply: unknown, now: number): ClaimResult | Promise<ClaimResult> {
+export function asClaimResult(reply: unknown, now: number): MaybePromise<ClaimResult> {
   if (typeof reply === 'number') return { status: 'acquired', fence: reply }
   const record = parse(reply as Buffer)
   const { isCompleted, at, fence, fingerprint } = record
   if (isCompleted) {
     const ageMs = Math.max(0, now - at)
     const outcome = outcomeOf(record)
-    if (!(outcome instanceof Promise)) return { status: 'completed', fingerprint, outcome, ageMs }
+    if (!isPromise(outcome)) return { status: 'completed', fingerprint, outcome, ageMs }
     return outcome.then((whole) => ({ status: 'completed', fingerprint, outcome: whole, ageMs }))
   }
   if (at > now) return { status: 'running', fingerprint, leaseLeftMs: at - now }

@@ -30,8 +30,8 @@ local state, at, token, after_token, fence, fingerprint, meta_start = string.mat
 const READ = `${MATCH}
 if not state then return redis.error_reply('${UNKNOWN_FORMAT}') end`
 
-/** A point in time as a record holds it. */
-const digits = (ms: string): string => `string.format('%013.0f', ${ms})`
+/** A point in time as a record holds it: never more than 13 digits, which last until 2286. */
+const digits = (ms: string): string => `string.format('%013.0f', math.min(${ms}, 9999999999999))`
 
 /**
  * Claims records, each for itself: one that cannot be read does not keep the others from being claimed.

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type Duration, durationMs } from '../contract/duration.js'
 import { OptionsError, OutcomeUnreadableError, StoreUnfitError } from '../contract/errors.js'
+import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { IdempotencyStore, StoredRecord } from '../contract/store.js'
 import { type CompressionOptions, compressedAbove } from './compression.js'
 import { isAskedFor } from './list-query.js'
@@ -21,7 +22,6 @@ import {
   type ReplicatedClient,
 } from './redis-replicas.js'
 
-export type { CompressionOptions } from './compression.js'
 export type { RedisArgument, RedisSender } from './redis-batch.js'
 export type { RedisConnection, RedisPipeline } from './redis-replicas.js'
 
@@ -152,8 +152,8 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   }
 
   /** A step whose script takes any number of keys. */
-  function step<T>(script: Script, read: (reply: unknown, now: number) => T | Promise<T>): Step<T> {
-    const readOrRefuse = (reply: unknown, now: number): T | Promise<T> =>
+  function step<T>(script: Script, read: (reply: unknown, now: number) => MaybePromise<T>): Step<T> {
+    const readOrRefuse = (reply: unknown, now: number): MaybePromise<T> =>
       reply instanceof Error ? refuse(reply) : read(reply, now)
     // A cluster takes no command whose keys are on several nodes, and steps that wait for replicas share their wait.
     if (demand === undefined && client.nodes === undefined)
@@ -224,7 +224,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     complete(id, token, outcome, ttlMs) {
       const keep = (encoded: string | Buffer) => complete(prefix + id, [token, ttlMs, encoded])
       const encoded = encodeOutcome(outcome, above)
-      return encoded instanceof Promise ? encoded.then(keep) : keep(encoded)
+      return isPromise(encoded) ? encoded.then(keep) : keep(encoded)
     },
 
     release: (id, token) => succeeds(scripts.release, id, [token]),

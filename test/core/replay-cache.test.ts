@@ -51,4 +51,18 @@ describe('the replay cache', () => {
     expect(cache.get('large', 0)).toBeUndefined()
     expect(cache.get('another', 0)).toBeDefined()
   })
+
+  it('does not keep what a store has read beside a body', () => {
+    const cache = createReplayCache({ entries: 10, bytes: 1_000_000, maxAgeMs: HOUR })
+    const read = Buffer.alloc(64 * 1024, 'x')
+    const bodies = [read.subarray(100, 300), read.subarray(0, 0), read, null]
+    for (const [index, body] of bodies.entries()) {
+      const name = String(index)
+      const outcome = anOutcome({ body })
+      cache.set(name, { ...anEntry(), outcome }, HOUR)
+      expect(cache.get(name, 0)?.outcome).toEqual(outcome)
+    }
+    expect(cache.get('0', 0)?.outcome.body?.buffer.byteLength).toBe(200)
+    expect(cache.get('2', 0)?.outcome.body).toBe(read)
+  })
 })

@@ -173,6 +173,16 @@ describeWith(['redis'], 'redisStore', () => {
     await client.del(...[foreign, list, ...damaged.map(({ id }) => id)].map((id) => `oncekey:${id}`))
   })
 
+  it('takes a lease that lasts for as long as anybody can say', async () => {
+    const store = redisStore(client)
+    const claim = aClaim({ leaseMs: Number.MAX_SAFE_INTEGER })
+    expect(await store.claim(claim)).toEqual({ status: 'acquired', fence: 1 })
+    expect(await store.renew(claim.id, claim.token, Number.MAX_SAFE_INTEGER)).toBe(true)
+    expect((await store.find(claim.id))?.status).toBe('running')
+    expect(await store.complete(claim.id, claim.token, anOutcome(), HOUR)).toBe(true)
+    expect((await store.claim(aClaim({ id: claim.id }))).status).toBe('completed')
+  })
+
   it('brings its scripts back for all steps of a turn', async () => {
     const store = redisStore(client)
     const claims = Array.from({ length: 10 }, () => aClaim())
