@@ -26,7 +26,7 @@ const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
       result text,
       head text,
       body bytea
-    ) with (fillfactor = 40);
+    ) with (fillfactor = 45);
     create index ${names.expiryIndex} on ${names.table} (expiry_bucket);
     ${claimFunction(names)}
     ${claimsFunction(names)}

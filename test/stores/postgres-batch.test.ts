@@ -417,6 +417,30 @@ describeWith(['postgres'], 'steps that come together', () => {
     }
   })
 
+  it('keep nothing under a token that does not hold the claim, nor a second time, nor of what has expired', async () => {
+    const together = store()
+    const short = aClaim({ leaseMs: 1, ttlMs: 1 })
+    await together.claim(short)
+    await expect.poll(() => together.find(short.id)).toBeUndefined()
+    const [taken = expect.fail(), kept = expect.fail(), own = expect.fail()] = await held(3)
+    await together.complete(kept.id, kept.token, anOutcome({ head: 'first' }), HOUR)
+    statements.length = 0
+    const complete = (id: string, token: string) =>
+      together.complete(id, token, anOutcome({ head: 'second' }), HOUR)
+    const completions = [
+      complete(taken.id, 'another token'),
+      complete(kept.id, kept.token),
+      complete(short.id, short.token),
+      complete(own.id, own.token),
+    ]
+    expect(await Promise.all(completions)).toEqual([false, true, false, true])
+    expect(statements).toHaveLength(1)
+    expect(await together.find(taken.id)).toMatchObject({ status: 'running' })
+    expect(await together.find(kept.id)).toMatchObject({ outcome: { head: 'first' } })
+    expect(await together.find(short.id)).toBeUndefined()
+    expect(await together.find(own.id)).toMatchObject({ outcome: { head: 'second' } })
+  })
+
   it('send a long body by itself', async () => {
     const together = store()
     const claims = await held(3)

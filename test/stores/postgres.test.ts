@@ -8,7 +8,7 @@ import { sweepStatement } from '../../src/stores/postgres-statements.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { tieredStore } from '../../src/stores/tiered.js'
 import { storeContract } from '../../src/testing/store-contract.js'
-import { aClaim, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
+import { aClaim, anId, anOutcome, HOUR, lapsed, times, until } from '../../src/testing/store-fixtures.js'
 import { transactionContract } from '../../src/testing/transaction-contract.js'
 import { startPgBouncer } from '../support/pgbouncer.js'
 import { describeWith } from '../support/services.js'
@@ -165,6 +165,41 @@ describeWith(['postgres'], 'postgresStore in a database whose transactions are s
 describeWith(['postgres'], 'postgresStore with prepared statements', () => {
   it.each([...storeContract, ...transactionContract])('$name', async ({ run }) => {
     await run(postgresStore(pool, { prepare: true }))
+  })
+
+  it('claims in one statement whatever it finds, and makes the record that the function makes', async () => {
+    const statements: string[] = []
+    const store = postgresStore(
+      {
+        query(query: PostgresQuery) {
+          statements.push(query.text)
+          return pool.query(query)
+        },
+      },
+      { prepare: true },
+    )
+    // A claim is remembered for its lease at least, however short its ttl.
+    const claim = { ...aClaim({ ttlMs: 1 }), leaseMs: HOUR }
+    const like = { ...claim, id: anId(), token: randomUUID() }
+    expect(await store.claim(claim)).toEqual({ status: 'acquired', fence: 1 })
+    expect(await store.claim(aClaim({ id: claim.id }))).toMatchObject({ status: 'running' })
+    const repeated = aClaim()
+    for (const _ of times(2, () => {}))
+      expect(await store.claim(repeated)).toEqual({ status: 'acquired', fence: 1 })
+    expect(statements).toHaveLength(4)
+    await postgresStore(pool).claim(like)
+    const { rows } = await pool.query(
+      `select to_jsonb(r) - '{id,token,created_at,lease_until,expires_at,expiry_bucket}'::text[] as kept,
+         round(extract(epoch from lease_until - created_at))::int as lease,
+         round(extract(epoch from expires_at - created_at))::int as remembered,
+         expiry_bucket - floor(extract(epoch from expires_at) / 10)::int as off
+       from oncekey_records r where id = any($1)`,
+      [[claim.id, like.id]],
+    )
+    expect(rows[0]).toEqual(rows[1])
+    expect(rows[0]).toMatchObject({ lease: HOUR / 1000, remembered: HOUR / 1000, off: 0 })
+    await store.claim(aClaim({ mayBeLost: true }))
+    expect(statements.at(-1)).not.toContain('insert')
   })
 
   it('plans a statement once a connection', async () => {
