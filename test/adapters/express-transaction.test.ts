@@ -336,12 +336,24 @@ function transactions(version: ExpressVersion): void {
   })
 
   it('gives what a handler sent after a transaction without an answer, also where it fails right behind it', async () => {
-    const { send } = await aBank(async (req, res) => {
-      await req.idempotency.transaction(async () => {})
-      res.status(201).json({ done: true })
-      throw new Error('after the answer')
-    })
+    const hadLeft: boolean[] = []
+    const { send } = await aBank(
+      async (req, res) => {
+        await req.idempotency.transaction(async () => {})
+        res.status(201).json({ done: true })
+        throw new Error('after the answer')
+      },
+      {
+        define: (app) =>
+          app.use((_error: unknown, _req: Request, res: Response, _next: NextFunction) => {
+            hadLeft.push(res.headersSent)
+            res.status(500).json({ error: 'failed' })
+          }),
+      },
+    )
     expect(await send('/', {})).toMatchObject({ status: 201, bytes: Buffer.from('{"done":true}') })
+    // Express cuts the connection of an answer that has left when something fails.
+    expect(hadLeft).toEqual([false])
   })
 
   it('keeps the answer of a request on which a transaction has run before it was protected', async () => {
