@@ -3,6 +3,7 @@ import { createReadStream } from 'node:fs'
 import { Agent, createServer, request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { PassThrough, pipeline, Readable } from 'node:stream'
+import { setFlagsFromString } from 'node:v8'
 import { brotliDecompressSync, createGunzip, gunzipSync, gzipSync } from 'node:zlib'
 import compression from 'compression'
 import type { NextFunction, Request, Response } from 'express'
@@ -414,6 +415,16 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › handlers that fail', (v
       },
     ],
     [
+      'in a promise, after they have answered',
+      (_req, res, next) =>
+        Promise.resolve()
+          .then(() => {
+            res.status(201).set('x-own', 'yes').json({ a: 1 })
+            throw new Error('after the answer')
+          })
+          .catch(next),
+    ],
+    [
       'to answer once only',
       (_, res) => {
         res.status(201).set('x-own', 'yes').json({ a: 1 })
@@ -421,9 +432,14 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › handlers that fail', (v
       },
     ],
   ])('%s: the client gets what is kept', async (_, handler) => {
+    let hadLeft = false
     for (const handles of [true, false]) {
       const { send } = await anExpress(version, (app, once) => {
         app.post('/', once(), handler)
+        app.use((error: unknown, _req: Request, res: Response, next: NextFunction) => {
+          hadLeft ||= res.headersSent
+          next(error)
+        })
         if (handles) app.use(onError)
       })
       const key = aKey()
@@ -435,6 +451,8 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › handlers that fail', (v
           headers: { 'x-own': 'yes' },
         })
     }
+    // Express cuts the connection of an answer that has left when something fails.
+    expect(hadLeft).toBe(false)
   })
 
   it.each<[string, Handler]>([
@@ -513,6 +531,30 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › handlers that fail', (v
       app.use(onError)
     })
     expect(await send('/', { key: aKey() })).toMatchObject({ status: 500 })
+  })
+})
+
+describe.each(EXPRESS_VERSIONS)('middleware of $name › requests and responses', (version) => {
+  it('are of one hidden class each, although Express changes their prototypes, and whatever they get', async () => {
+    setFlagsFromString('--allow-natives-syntax')
+    const areOfOneClass = new Function('one', 'other', 'return %HaveSameMap(one, other)')
+    setFlagsFromString('--no-allow-natives-syntax')
+    const pairs: (readonly [Request, Response])[] = []
+    const { send } = await anExpress(version, (app, once) => {
+      app.post('/', once(), (req, res) => {
+        Object.assign(req, { user: 'alice' })
+        Object.assign(res, { startedAt: Date.now() })
+        res.json({ a: 1 })
+        pairs.push([req, res])
+      })
+    })
+    for (let sent = 0; sent < 20; sent += 1) await send('/', { key: aKey() })
+    const shared = pairs.filter(([req, res], index) => {
+      const before = pairs[index - 1]
+      return before !== undefined && areOfOneClass(req, before[0]) && areOfOneClass(res, before[1])
+    })
+    // The first objects of a constructor have classes of their own, and a collection of garbage may forget one.
+    expect(shared.length).toBeGreaterThan(5)
   })
 })
 

@@ -222,6 +222,22 @@ describe.each(EXPRESS_VERSIONS)('middleware of $name › scope and path', (versi
     expect(await send('/v1/orders', { key })).toMatchObject({ isReplay: true, bytes })
     expect(runs).toBe(1)
   })
+
+  it('protects an application behind it, which changes the prototype of the response again', async () => {
+    const { express } = version
+    let runs = 0
+    const { send } = await anExpress(version, (app, once) => {
+      const inner = express()
+      inner.post('/orders', (req, res) => res.json({ key: req.idempotency.key, run: ++runs }))
+      app.use(once())
+      app.use('/v1', inner)
+    })
+    const key = aKey()
+    const { bytes } = await send('/v1/orders', { key })
+    expect(bytes.toString()).toBe(JSON.stringify({ key, run: 1 }))
+    expect(await send('/v1/orders', { key })).toMatchObject({ isReplay: true, bytes })
+    expect(runs).toBe(1)
+  })
 })
 
 describe.each(EXPRESS_VERSIONS)('middleware of $name › fingerprint', (version) => {

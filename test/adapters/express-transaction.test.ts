@@ -335,6 +335,44 @@ function transactions(version: ExpressVersion): void {
     expect(ignored(log)).toHaveLength(2)
   })
 
+  it('gives what a handler sent after a transaction without an answer, also where it fails right behind it', async () => {
+    const hadLeft: boolean[] = []
+    const { send } = await aBank(
+      async (req, res) => {
+        await req.idempotency.transaction(async () => {})
+        res.status(201).json({ done: true })
+        throw new Error('after the answer')
+      },
+      {
+        define: (app) =>
+          app.use((_error: unknown, _req: Request, res: Response, _next: NextFunction) => {
+            hadLeft.push(res.headersSent)
+            res.status(500).json({ error: 'failed' })
+          }),
+      },
+    )
+    expect(await send('/', {})).toMatchObject({ status: 201, bytes: Buffer.from('{"done":true}') })
+    // Express cuts the connection of an answer that has left when something fails.
+    expect(hadLeft).toEqual([false])
+  })
+
+  it('keeps the answer of a request on which a transaction has run before it was protected', async () => {
+    let runs = 0
+    const bank = await anExpress(
+      version,
+      (app, once) => {
+        app.use(once({ methods: ['PUT'] }), (req, _res, next) => {
+          req.idempotency.transaction(async () => {}).then(() => next(), next)
+        })
+        app.post('/', once(), (_req, res) => res.json({ run: ++runs }))
+      },
+      { store: postgresStore(pool) },
+    )
+    const key = aKey()
+    for (const isReplay of [false, true])
+      expect(await bank.send('/', { key })).toMatchObject({ isReplay, bytes: Buffer.from('{"run":1}') })
+  })
+
   it('lets a handler go on that waits for what it writes afterwards', async () => {
     let ended = 0
     const { send } = await aBank(async (req, res) => {
