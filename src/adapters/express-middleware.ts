@@ -4,10 +4,9 @@ import { type Admission, admit, keyOf } from '../http/admission.js'
 import { readableBy } from '../http/content-coding.js'
 import type { Exchange } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
-import { holdResponse, sendGiven } from '../http/held-response.js'
+import { sendGiven } from '../http/held-response.js'
 import { type ComparedBody, comparedBody, NOTHING } from './express-body.js'
 import { createState, type ExpressGuard, type ExpressState, stateOf } from './express-request.js'
-import { warnOfIgnored } from './express-transaction.js'
 import type { ExpressHandler, ExpressRequest } from './express-types.js'
 
 /** Makes the middleware of one route, or of all that come after it. */
@@ -101,15 +100,15 @@ function proceed(
   next: (error?: unknown) => void,
 ): void {
   const isAnswered = state.response.headersSent
-  if (admission.kind === 'run') {
+  if (admission.kind === 'answer') {
+    if (!isAnswered) give(request, state, admission.answer, next)
+  } else if (isAnswered) {
     // Somebody has answered in the meantime, as a timeout does. The handler has not run, and now it need not.
-    if (isAnswered) {
-      release(admission.exchange).catch(next)
-      return
-    }
-    start(request, state, admission.exchange)
+    release(admission.exchange).catch(next)
+  } else {
+    state.start(admission.exchange)
     next()
-  } else if (!isAnswered) give(request, state, admission.answer, next)
+  }
 }
 
 /** Method and pattern: what is matched by a mounted router is known as the client sent it only. */
@@ -121,25 +120,6 @@ function routeOf({ method, baseUrl, route }: ExpressRequest): string {
 async function release(exchange: Exchange): Promise<void> {
   exchange.forget()
   await exchange.end({ status: 503, headers: {}, body: undefined, isText: false })
-}
-
-function start(request: ExpressRequest, state: ExpressState, exchange: Exchange): void {
-  const { response, guard } = state
-  const { maxBodyBytes, keptHeaders } = guard.settings
-  state.exchange = exchange
-  state.held = holdResponse(response, {
-    maxBodyBytes,
-    keptHeaders,
-    earlierHeaders: response.getHeaders(),
-    async end(captured) {
-      // What `connect-timeout` says in the place of a handler that still runs is not that nothing was done.
-      if (request.timedout === true) await exchange.endUnanswered(captured.status)
-      else state.given = await exchange.end(captured)
-      return state.given
-    },
-    broken: (status) => exchange.endUnanswered(status),
-    ignored: () => warnOfIgnored(guard),
-  })
 }
 
 function give(

@@ -1,6 +1,6 @@
 import { TransactionMisuseError } from '../contract/errors.js'
 import type { CapturedAnswer, Exchange } from '../http/exchange.js'
-import { type HeldResponse, holdResponse } from '../http/held-response.js'
+import type { HeldResponse } from '../http/held-response.js'
 import type { AnswerHeaders } from '../http/kept-headers.js'
 import type { PlainResponse } from '../http/response-outcome.js'
 import type { ExpressState } from './express-request.js'
@@ -61,8 +61,7 @@ async function plainTransaction<T>(state: ExpressState, work: (client: unknown) 
     }))
     return ended.value
   }
-  state.held ??= holdUnkept(state)
-  const { held } = state
+  const held = state.hold()
   let isAnswered = false
   let ended: { readonly value: T }
   try {
@@ -80,25 +79,6 @@ async function plainTransaction<T>(state: ExpressState, work: (client: unknown) 
   if (isAnswered) held.sendWork()
   else held.endWork('silent')
   return ended.value
-}
-
-function holdUnkept({ response, guard }: ExpressState): HeldResponse {
-  const { maxBodyBytes, keptHeaders } = guard.settings
-  return holdResponse(response, {
-    maxBodyBytes,
-    keptHeaders,
-    end: async () => undefined,
-    broken: async () => {},
-    ignored: () => warnOfIgnored(guard),
-  })
-}
-
-/** Tells that somebody sent an answer after the one that counts. */
-export function warnOfIgnored({ log }: ExpressState['guard']): void {
-  log.warn(
-    {},
-    'oncekey: what a handler sent after its transaction() differs from what the transaction answered, and went to nobody',
-  )
 }
 
 async function answerOf(

@@ -1,4 +1,4 @@
-import { CanonicalWriter, MAX_DEPTH } from './canonical-writer.js'
+import { type CanonicalPrefix, CanonicalWriter, MAX_DEPTH } from './canonical-writer.js'
 
 /** After so many bytes a value gives the event loop back. */
 const FIRST_SLICE = 8 * 1024
@@ -13,10 +13,10 @@ const FIRST_SLICE = 8 * 1024
  * @throws {RangeError} when it nests deeper than 1000 levels.
  * @throws {TypeError} when it holds what JSON cannot say, or itself.
  */
-export function hashCanonical(text: string, value: unknown): string {
+export function hashCanonical(prefix: CanonicalPrefix, value: unknown): string {
   const writer = takeWriter()
   try {
-    writer.begin(text, value)
+    writer.begin(prefix, value)
     let isOver = false
     while (!isOver) isOver = writer.writeOn()
     return writer.digest()
@@ -31,11 +31,11 @@ export function hashCanonical(text: string, value: unknown): string {
  * The same, in slices: a small value is hashed at once, and a larger one gives the event loop back in between. Nobody may
  * change it meanwhile. Throws or rejects as `hashCanonical` throws.
  */
-export function hashCanonicalInSlices(text: string, value: unknown): string | Promise<string> {
+export function hashCanonicalInSlices(prefix: CanonicalPrefix, value: unknown): string | Promise<string> {
   const writer = takeWriter()
   let isOver = true
   try {
-    writer.begin(text, value)
+    writer.begin(prefix, value)
     isOver = writer.writeOn(FIRST_SLICE)
     return isOver ? writer.digest() : inTurn(writer, value)
   } catch (error) {

@@ -162,11 +162,11 @@ export function createEngine(settings: EngineSettings): Engine {
     const { key, route } = operation
     const scope = scopeOf(operation.scope)
     const name = nameInScope(scope.prefix, key)
-    const cached = cache?.get(name)
-    if (cached !== undefined) return replayCached(operation, cached)
+    const startedAt = performance.now()
+    const cached = cache?.get(name, startedAt)
+    if (cached !== undefined) return replayCached(operation, cached, startedAt)
     const subject: EventSubject = { id: hashOfName(name), key, route, scope: scope.hash }
     const takeOver = operation.policy.onUnknown === 'rerun'
-    const startedAt = performance.now()
     const first = upkeep.isReady
       ? claimOrShare(subject, operation, { takeOver, now: startedAt })
       : upkeep.check().then(() => claimOrShare(subject, operation, { takeOver, now: performance.now() }))
@@ -175,10 +175,10 @@ export function createEngine(settings: EngineSettings): Engine {
   }
 
   /** Answers from memory. A storm of retries comes by here: what only listeners and refusals need is made for them only. */
-  function replayCached(operation: Operation, cached: CachedOutcome): Begun {
+  function replayCached(operation: Operation, cached: CachedOutcome, now: number): Begun {
     const { key, scope, route, fingerprint } = operation
     const { id, outcome } = cached
-    const ageMs = cached.ageMs + (performance.now() - cached.cachedAt)
+    const ageMs = cached.ageMs + (now - cached.cachedAt)
     const isSame = isSameRequest(fingerprint, cached.fingerprint)
     if (isSame && !events.isHeard('replayed')) return { kind: 'replay', outcome, ageMs }
     const subject = { id, key, route, scope: scopeOf(scope).hash }

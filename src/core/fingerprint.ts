@@ -1,6 +1,7 @@
 import { createHash, hash } from 'node:crypto'
 import { FingerprintError } from '../contract/errors.js'
 import { hashCanonical, hashCanonicalInSlices } from './canonical-hash.js'
+import type { CanonicalPrefix } from './canonical-writer.js'
 
 /** What a fingerprint is made of. */
 export interface FingerprintParts {
@@ -24,7 +25,7 @@ export function fingerprintOf(parts: FingerprintParts): string {
   const { body } = parts
   if (!isJson(body)) return hashPlain(parts)
   try {
-    return hashCanonical(jsonHead(parts), body)
+    return hashCanonical(jsonPrefix(parts), body)
   } catch (cause) {
     throw asFingerprintError(cause)
   }
@@ -38,7 +39,7 @@ export function fingerprintInSlices(parts: FingerprintParts): string | Promise<s
   const { body } = parts
   if (!isJson(body)) return hashPlain(parts)
   try {
-    const hash = hashCanonicalInSlices(jsonHead(parts), body)
+    const hash = hashCanonicalInSlices(jsonPrefix(parts), body)
     if (typeof hash === 'string') return hash
     return hash.catch((cause: unknown) => {
       throw asFingerprintError(cause)
@@ -59,13 +60,13 @@ function hashPlain({ method, path, body }: FingerprintParts): string {
   return hash('sha256', body === undefined ? `${head}none` : `${head}text ${body}`, 'base64url')
 }
 
-let last = { method: '', path: '', head: '' }
+let last = { method: '', path: '', text: '' }
 
-/** One text for all requests to the same path in a row, so that it need not be made again, nor written. */
-function jsonHead({ method, path }: FingerprintParts): string {
+/** The same one for all requests to the same path in a row: its text need not be made again, nor written. */
+function jsonPrefix({ method, path }: FingerprintParts): CanonicalPrefix {
   if (last.method !== method || last.path !== path)
-    last = { method, path, head: `${headOf(method, path)}json ` }
-  return last.head
+    last = { method, path, text: `${headOf(method, path)}json ` }
+  return last
 }
 
 /** Method and path are length-prefixed, so that no two requests run together into one text. */

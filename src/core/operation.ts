@@ -111,22 +111,16 @@ export function createRun(engine: Engine, defaults: Policy): Run {
     const fingerprint = fingerprintOf({ method: 'RUN', path: name, body: input })
     const begun = await engine.begin({ scope, key, fingerprint, route: name, policy })
     if (begun.kind === 'replay') return valueIn<T>(begun.outcome, key)
-    return perform(new HeldRun(begun.execution, key), policy.atomic, work)
+    // Here, and not in a function of its own: its promise would wait beside this one for as long as the work takes.
+    const run = new HeldRun(begun.execution, key)
+    let value: T
+    try {
+      value = await work(run)
+    } catch (error) {
+      return await run.failed<T>(error, policy.atomic)
+    }
+    return await run.succeeded(value, policy.atomic)
   }
-}
-
-async function perform<T>(
-  run: HeldRun,
-  isAtomic: boolean,
-  work: (execution: RunExecution) => Promise<T> | T,
-): Promise<T> {
-  let value: T
-  try {
-    value = await work(run)
-  } catch (error) {
-    return await run.failed<T>(error, isAtomic)
-  }
-  return await run.succeeded(value, isAtomic)
 }
 
 class HeldRun implements RunExecution {
@@ -152,24 +146,32 @@ class HeldRun implements RunExecution {
     return this.#execution.signal
   }
 
-  // These are bound to their run: it may be taken apart, as in `({ forget }) => ...`.
+  // These are bound to their run: it may be taken apart, as in `({ forget }) => ...`. Most runs need none of them.
 
-  readonly forget = (): void => {
-    this.#isForgotten = true
+  get forget() {
+    return (): void => {
+      this.#isForgotten = true
+    }
   }
 
-  readonly deriveKey = (label: string): string => this.#execution.deriveKey(label)
-
-  readonly transaction = <T, TClient = TransactionClient>(work: (tx: TClient) => Promise<T>): Promise<T> => {
-    const running = this.#transact(work)
-    this.#transaction = running.catch(() => {})
-    return running
+  get deriveKey() {
+    return (label: string): string => this.#execution.deriveKey(label)
   }
 
-  readonly saveIn = async (execute: ExecuteStatement, value: unknown): Promise<void> => {
-    const outcome = valueOutcome(value)
-    await this.#execution.saveIn(execute, outcome)
-    this.#saved = outcome
+  get transaction() {
+    return <T, TClient = TransactionClient>(work: (tx: TClient) => Promise<T>): Promise<T> => {
+      const running = this.#transact(work)
+      this.#transaction = running.catch(() => {})
+      return running
+    }
+  }
+
+  get saveIn() {
+    return async (execute: ExecuteStatement, value: unknown): Promise<void> => {
+      const outcome = valueOutcome(value)
+      await this.#execution.saveIn(execute, outcome)
+      this.#saved = outcome
+    }
   }
 
   async #transact<T, TClient>(work: (tx: TClient) => Promise<T>): Promise<T> {

@@ -209,6 +209,8 @@ export function resolvePolicy(
   defaults: Policy,
   onUnknown: OnUnknown<Outcome> = usualOnUnknown(parsed, defaults),
 ): Policy {
+  // Most single runs say nothing, and there may be many at once.
+  if (onUnknown === defaults.onUnknown && Object.keys(parsed).length === 0) return defaults
   const { whenBusy: busy, transaction } = parsed
   return {
     ttlMs: parsed.ttl ?? defaults.ttlMs,

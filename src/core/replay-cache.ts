@@ -35,27 +35,51 @@ export interface CachedOutcome {
  * is as good as the store's.
  */
 export interface ReplayCache {
-  get(name: string): CachedOutcome | undefined
+  /** @param now the monotonic clock. */
+  get(name: string, now: number): CachedOutcome | undefined
   set(name: string, entry: CachedOutcome, ttlLeftMs: number): void
 }
+
+/** An outcome, and when it is no longer answered. The cache of lru-cache would keep time by a timer for every look. */
+interface Entry {
+  readonly cached: CachedOutcome
+  readonly until: number
+  /** When it was last put behind all others, as the one to be forgotten last. */
+  usedAt: number
+}
+
+/** How often an entry is put behind the others. A storm of retries need not move it at each of them. */
+const MOVE_EVERY_MS = 1000
 
 const ENTRY_OVERHEAD_BYTES = 256
 
 /** Makes a bounded cache of completed outcomes. */
 export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
-  const cache = new LRUCache<string, CachedOutcome>({
+  const cache = new LRUCache<string, Entry>({
     max: limits.entries,
     maxSize: limits.bytes,
     maxEntrySize: limits.bytes,
-    sizeCalculation: ({ outcome }) =>
+    sizeCalculation: ({ cached: { outcome } }) =>
       ENTRY_OVERHEAD_BYTES + outcome.head.length + (outcome.body?.byteLength ?? 0),
-    ttl: limits.maxAgeMs,
   })
   return {
-    get: (name) => cache.get(name),
+    get(name, now) {
+      const found = cache.peek(name)
+      if (found === undefined) return undefined
+      if (now >= found.until) {
+        cache.delete(name)
+        return undefined
+      }
+      if (now - found.usedAt >= MOVE_EVERY_MS) {
+        cache.get(name)
+        found.usedAt = now
+      }
+      return found.cached
+    },
     set(name, entry, ttlLeftMs) {
       if (ttlLeftMs < 1) return
-      cache.set(name, withOwnBody(entry), { ttl: Math.min(limits.maxAgeMs, ttlLeftMs) })
+      const until = entry.cachedAt + Math.min(limits.maxAgeMs, ttlLeftMs)
+      cache.set(name, { cached: withOwnBody(entry), until, usedAt: entry.cachedAt })
     },
   }
 }

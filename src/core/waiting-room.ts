@@ -8,7 +8,7 @@ export interface WaitOptions {
   readonly looks: number | undefined
 }
 
-/** Where concurrent duplicates wait. All that wait for one id share one timer and one watch. */
+/** Where concurrent duplicates wait. All that wait for one id share one promise, one timer and one watch. */
 export interface WaitingRoom {
   /** How many wait now, over all ids. */
   readonly size: number
@@ -19,8 +19,11 @@ export interface WaitingRoom {
 }
 
 interface Room {
-  readonly waiters: Set<() => void>
-  readonly watch: AbortController
+  readonly woken: Promise<void>
+  readonly open: () => void
+  waiters: number
+  /** Ends the watch, where there is one. */
+  watch: AbortController | undefined
   wakesAt: number
   deadline: Deadline | undefined
 }
@@ -42,17 +45,24 @@ export function createWaitingRoom(
     const room = rooms.get(id)
     if (room === undefined) return
     rooms.delete(id)
+    size -= room.waiters
     room.deadline?.cancel()
-    room.watch.abort()
-    for (const resolve of room.waiters) resolve()
+    room.watch?.abort()
+    room.open()
   }
 
   function enter(id: string, looks: number | undefined): Room {
     const existing = rooms.get(id)
     if (existing !== undefined) return existing
+    let open = (): void => {}
+    const woken = new Promise<void>((resolve) => {
+      open = resolve
+    })
     const room: Room = {
-      waiters: new Set(),
-      watch: new AbortController(),
+      woken,
+      open,
+      waiters: 0,
+      watch: undefined,
       wakesAt: Number.POSITIVE_INFINITY,
       deadline: undefined,
     }
@@ -60,7 +70,9 @@ export function createWaitingRoom(
     if (looks === undefined) return room
     // A change between the last look and the start of a watch wakes nobody: looking again finds it.
     schedule(id, room, pollDelayMs(looks))
-    watch?.(id, room.watch.signal).then(
+    if (watch === undefined) return room
+    room.watch = new AbortController()
+    watch(id, room.watch.signal).then(
       () => {
         if (rooms.get(id) === room) wake(id)
       },
@@ -83,16 +95,13 @@ export function createWaitingRoom(
       return size
     },
     wake,
-    wait: (id, { maxMs, looks }) =>
-      new Promise((resolve) => {
-        const room = enter(id, looks)
-        size += 1
-        room.waiters.add(() => {
-          size -= 1
-          resolve()
-        })
-        schedule(id, room, maxMs)
-      }),
+    wait(id, { maxMs, looks }) {
+      const room = enter(id, looks)
+      room.waiters += 1
+      size += 1
+      schedule(id, room, maxMs)
+      return room.woken
+    },
   }
 }
 

@@ -23,7 +23,14 @@ interface Waiting<TStep, TResult> {
 /** How many steps share a statement at most: all of them wait for the last one. */
 const LARGEST_BATCH = 64
 
-/** How long steps wait for a statement that is under way. One whose connection has died must not hold back all others. */
+/**
+ * How many statements of one kind are under way at most, and how many steps have to wait for another one to leave beside
+ * the first: while the database flushes its log for one, it works on the other, and this process on what the last one gave.
+ */
+const MOST_UNDER_WAY = 2
+const WORTH_ANOTHER = 16
+
+/** How long steps wait for statements that are under way. One whose connection has died must not hold back all others. */
 const PATIENCE_MS = 50
 
 /**
@@ -32,30 +39,40 @@ const PATIENCE_MS = 50
  */
 export function createBatch<TStep, TResult>(batching: Batching<TStep, TResult>): Batch<TStep, TResult> {
   let waiting: Waiting<TStep, TResult>[] = []
-  /** How many statements were sent: the number of the one that is waited for, if any is. */
-  let sent = 0
-  let isBusy = false
+  /** The statements that are waited for: each by its steps. */
+  const underWay = new Set<readonly Waiting<TStep, TResult>[]>()
   let isDue = false
   let impatience: NodeJS.Timeout | undefined
+
+  function proceed(): void {
+    if (isDue || waiting.length === 0) return
+    const isWorthAnother = underWay.size < MOST_UNDER_WAY && waiting.length >= WORTH_ANOTHER
+    if (underWay.size > 0 && !isWorthAnother) {
+      impatience ??= setTimeout(losePatience, PATIENCE_MS)
+      return
+    }
+    isDue = true
+    setImmediate(sendNext)
+  }
+
+  function losePatience(): void {
+    underWay.clear()
+    sendNext()
+  }
 
   function sendNext(): void {
     clearTimeout(impatience)
     impatience = undefined
     isDue = false
-    isBusy = waiting.length > 0
-    if (!isBusy) return
+    if (waiting.length === 0) return
     const together = waiting.slice(0, LARGEST_BATCH)
     waiting = waiting.slice(LARGEST_BATCH)
-    sent += 1
-    const own = sent
+    underWay.add(together)
     send(together).then(() => {
-      if (own === sent) sendNext()
+      underWay.delete(together)
+      proceed()
     })
-    if (waiting.length > 0) beImpatient()
-  }
-
-  function beImpatient(): void {
-    impatience ??= setTimeout(sendNext, PATIENCE_MS)
+    proceed()
   }
 
   async function send(together: readonly Waiting<TStep, TResult>[]): Promise<void> {
@@ -78,10 +95,6 @@ export function createBatch<TStep, TResult>(batching: Batching<TStep, TResult>):
   return (step) =>
     new Promise((resolve, reject) => {
       waiting.push({ step, resolve, reject })
-      if (isBusy) beImpatient()
-      else if (!isDue) {
-        isDue = true
-        setImmediate(sendNext)
-      }
+      proceed()
     })
 }

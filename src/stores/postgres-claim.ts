@@ -17,12 +17,17 @@ const BEGUN_ANEW = [
   'body',
 ]
 
+/** The columns that a new record is given. */
+const NEW_RECORD =
+  '(id, token, fingerprint, lease_until, expires_at, expiry_bucket, scope, key, route, first_seen_at, status, fence)'
+
 /** How often a claim looks again when others come between its statements. */
 const CLAIM_ATTEMPTS = 10
 
 /**
- * The function that claims a record, or reads it. It gives one row: `acquired` with the fence, or else `existing` and `body`.
- * A new record costs one insert; a record that only answers is read without a lock and without a write.
+ * The function that claims a record, or reads it. It gives null for a new record, and else what `claimResultOf` reads: a
+ * row of several columns is dearer than the insert's index. A new record costs one insert; a record that only answers is
+ * read without a lock and without a write.
  */
 export function claimFunction({ table, claim }: TableNames): string {
   const isLiveAt = (now: string): string => `r.expires_at > ${now}`
@@ -39,23 +44,22 @@ export function claimFunction({ table, claim }: TableNames): string {
   return `
 create or replace function ${claim}(
   p_id text, p_token text, p_fingerprint text, p_lease_ms float8, p_ttl_ms float8, p_take_over boolean,
-  p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean,
-  out acquired float8, out existing text, out body bytea
-) language plpgsql ${PLANNED_FOR_GROWTH} as $claim$
+  p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean
+) returns text language plpgsql ${PLANNED_FOR_GROWTH} as $claim$
 #variable_conflict use_column
 declare
   lease interval := p_lease_ms * interval '1 millisecond';
   remembered interval := greatest(p_lease_ms, p_ttl_ms) * interval '1 millisecond';
   setting text;
   looked_at timestamptz;
+  acquired bigint;
   r ${table}%rowtype;
 begin
   if p_may_be_lost then
     setting := set_config('synchronous_commit', 'off', true);
   end if;
   for attempt in 1..${CLAIM_ATTEMPTS} loop
-    insert into ${table}
-      (id, token, fingerprint, lease_until, expires_at, expiry_bucket, scope, key, route, first_seen_at, status, fence)
+    insert into ${table} ${NEW_RECORD}
     values (
       p_id, p_token, p_fingerprint, clock_timestamp() + lease, clock_timestamp() + remembered,
       ${bucketOf('clock_timestamp() + remembered')},
@@ -63,17 +67,14 @@ begin
     )
     on conflict do nothing;
     if found then
-      acquired := 1;
-      return;
+      return null;
     end if;
     select * into r from ${table} t where t.id = p_id;
     continue when not found;
     -- One look at the clock: by two, a lease that lapses in between is neither taken over nor running.
     looked_at := clock_timestamp();
     if ${isLiveAt('looked_at')} and not ${isOursAt('looked_at')} then
-      existing := ${foundText('r', 'looked_at')};
-      body := r.body;
-      return;
+      return ${foundText('r', 'looked_at')};
     end if;
     update ${table} r set
       fence = case when not ${isLive} then 1 when r.token = p_token then r.fence else r.fence + 1 end,
@@ -82,14 +83,42 @@ begin
       lease_until = clock_timestamp() + lease, expires_at = clock_timestamp() + remembered,
       expiry_bucket = ${bucketOf('clock_timestamp() + remembered')}
     where r.id = p_id and (not ${isLive} or ${isOurs})
-    returning r.fence::float8 into acquired;
+    returning r.fence into acquired;
     if found then
-      return;
+      return json_build_object('acquired', acquired)::text;
     end if;
   end loop;
   raise exception 'The claim met another one ${CLAIM_ATTEMPTS} times in a row' using errcode = 'serialization_failure';
 end
 $claim$;`
+}
+
+/** Calls `claimFunction`. An `AnswerRow`. */
+export function claimText({ claim }: Pick<TableNames, 'claim'>): string {
+  return `select ${claim}(
+  $1::text, $2::text, $3::text, $4::float8, $5::float8, $6::boolean, $7::text, $8::text, $9::text, $10::float8, $11::boolean
+) as answer`
+}
+
+/**
+ * As `claimText`, for connections that prepare it: a new record is a plain insert, which costs a fifth less than a function
+ * that inserts, and whatever is found is left to the function. It looks for nothing in the table by itself, so that no plan
+ * of it can be one for a small table. Not for claims that may be lost: those have a setting of their own.
+ */
+export function insertOrClaimText({ table, claim }: Pick<TableNames, 'table' | 'claim'>): string {
+  const expiresAt = `clock_timestamp() + ${ms('greatest($4::float8, $5::float8)')}`
+  return `
+with won as (
+  insert into ${table} ${NEW_RECORD}
+  values (
+    $1::text, $2::text, $3::text, clock_timestamp() + ${ms('$4')}, ${expiresAt}, ${bucketOf(expiresAt)},
+    $7::text, $8::text, $9::text, $10::float8::bigint, 'running', 1
+  )
+  on conflict do nothing
+  returning 1
+)
+select case when not exists (select from won) then ${claim}($1, $2, $3, $4, $5, $6::boolean, $7, $8, $9, $10, $11::boolean) end
+  as answer`
 }
 
 /** The values of one claim, in the order of the function's arguments. */
@@ -117,19 +146,17 @@ export function claimsValues(requests: readonly ClaimRequest[]): unknown[] {
 }
 
 /**
- * The function that makes several claims, each as `claimFunction` does. They come as a `batchText`. New records are
- * one insert; a claim that finds a record is made by itself. It gives a row for each token.
+ * The function that makes several claims, each as `claimFunction` does. They come as a `batchText`. New records are one
+ * insert; a claim that finds a record is made by itself. It gives null when all of them are new records, and else a list of
+ * those that are not: the token, and what `claimFunction` gives.
  */
 export function claimsFunction({ table, claim, claims }: TableNames): string {
   const asked = `json_to_recordset(p_claims::json) as c(
     id text, t text, f text, l float8, r float8, o boolean, s text, k text, n text, a float8
   )`
   return `
-create or replace function ${claims}(
-  p_claims text, p_count int, p_may_be_lost boolean,
-  out token text, out acquired float8, out existing text, out body bytea
-) returns setof record language plpgsql ${PLANNED_FOR_GROWTH} as $claims$
-#variable_conflict use_column
+create or replace function ${claims}(p_claims text, p_count int, p_may_be_lost boolean)
+returns text language plpgsql ${PLANNED_FOR_GROWTH} as $claims$
 declare
   setting text := set_config('lock_timeout', '${BATCH_LOCK_TIMEOUT_MS}', true);
   granted text[];
@@ -138,8 +165,7 @@ begin
     setting := set_config('synchronous_commit', 'off', true);
   end if;
   with won as (
-    insert into ${table}
-      (id, token, fingerprint, lease_until, expires_at, expiry_bucket, scope, key, route, first_seen_at, status, fence)
+    insert into ${table} ${NEW_RECORD}
     select
       id, t, f, clock_timestamp() + ${ms('l')}, clock_timestamp() + ${ms('greatest(l, r)')},
       ${bucketOf(`clock_timestamp() + ${ms('greatest(l, r)')}`)}, s, k, n, a::bigint, 'running', 1
@@ -148,13 +174,16 @@ begin
     returning token
   )
   select array_agg(w.token) into granted from won w;
-  return query select g, 1::float8, null::text, null::bytea from unnest(granted) g;
-  if p_count > coalesce(cardinality(granted), 0) then
-    return query
-    select c.t, found.*
-    from ${asked}, lateral ${claim}(c.id, c.t, c.f, c.l, c.r, c.o, c.s, c.k, c.n, c.a, p_may_be_lost) found
-    where granted is null or c.t <> all (granted);
+  if cardinality(granted) = p_count then
+    return null;
   end if;
+  return (
+    select json_agg(json_build_object(
+      't', c.t, 'found', ${claim}(c.id, c.t, c.f, c.l, c.r, c.o, c.s, c.k, c.n, c.a, p_may_be_lost)::json
+    ))
+    from ${asked}
+    where granted is null or c.t <> all (granted)
+  );
 end
 $claims$;`
 }

@@ -8,25 +8,25 @@ import { stepFunctions } from './postgres-steps.js'
 const MIGRATIONS: readonly ((names: TableNames) => string)[] = [
   (names) => `
     create table ${names.table} (
-      id text primary key,
-      format smallint not null default 1,
-      scope text not null,
-      key text not null,
-      route text not null,
       first_seen_at bigint not null,
-      fingerprint text not null,
-      status text not null,
       fence bigint not null,
-      token text,
       lease_until timestamptz not null,
-      result text,
-      head text,
-      body bytea,
       created_at timestamptz not null default clock_timestamp(),
       completed_at timestamptz,
       expires_at timestamptz not null,
-      expiry_bucket int not null
-    ) with (fillfactor = 50);
+      expiry_bucket int not null,
+      format smallint not null default 1,
+      id text collate "C" primary key,
+      scope text not null,
+      key text not null,
+      route text not null,
+      fingerprint text not null,
+      status text not null,
+      token text,
+      result text,
+      head text,
+      body bytea
+    ) with (fillfactor = 40);
     create index ${names.expiryIndex} on ${names.table} (expiry_bucket);
     ${claimFunction(names)}
     ${claimsFunction(names)}

@@ -21,8 +21,8 @@ export function ms(milliseconds: string): string {
 }
 
 /**
- * What a statement says about a record that is there, but for its body: JSON, since each column of a row has its cost. `now`
- * is the time by which whoever asks has looked at it.
+ * What a statement says about a record that is there: JSON, since each column of a row has its cost. `now` is the time by
+ * which whoever asks has looked at it.
  */
 export function foundText(row: string, now = 'clock_timestamp()'): string {
   const msUntil = (at: string): string => `extract(epoch from ${row}.${at} - ${now})::float8 * 1000`
@@ -30,14 +30,16 @@ export function foundText(row: string, now = 'clock_timestamp()'): string {
   'format', ${row}.format, 'status', ${row}.status, 'fingerprint', ${row}.fingerprint, 'fence', ${row}.fence,
   'key', ${row}.key, 'route', ${row}.route, 'scope', ${row}.scope, 'firstSeenAt', ${row}.first_seen_at,
   'leaseLeftMs', ${msUntil('lease_until')}, 'ageMs', -(${msUntil('completed_at')}), 'expiresInMs', ${msUntil('expires_at')},
-  'result', ${row}.result, 'head', ${row}.head
+  'result', ${row}.result, 'head', ${row}.head, 'body', encode(${row}.body, '${BODY_ENCODING}')
 )::text`
 }
 
-/** A row with `foundText` and the body. */
+/** How bytes travel in JSON. */
+export const BODY_ENCODING = 'base64'
+
+/** A row with `foundText`. */
 export interface FoundRow {
   readonly existing: string
-  readonly body: Uint8Array | null
 }
 
 interface Found {
@@ -54,50 +56,47 @@ interface Found {
   readonly expiresInMs: number
   readonly result: Outcome['result']
   readonly head: string
+  readonly body: string | null
 }
 
-/** What a claim gives: the fence, or the record that is in its way. */
-export interface ClaimRow extends FoundRow {
-  readonly acquired: number | null
-}
+/** What a claim gives that is not a new record: the fence, or the record that is in its way. */
+export type Claimed = Found | { readonly acquired: number }
+
+/** The result of a claim that made a new record. */
+export const NEWLY_ACQUIRED: ClaimResult = { status: 'acquired', fence: 1 }
 
 /** The result of a claim. */
-export function claimResultOf(row: ClaimRow): ClaimResult {
-  if (row.acquired !== null) return { status: 'acquired', fence: row.acquired }
-  const found = read(row)
+export function claimResultOf(claimed: Claimed | null): ClaimResult {
+  if (claimed === null) return NEWLY_ACQUIRED
+  if ('acquired' in claimed) return { status: 'acquired', fence: claimed.acquired }
+  const found = readable(claimed)
   const { fingerprint, fence, leaseLeftMs } = found
   if (found.status === 'completed')
-    return {
-      status: 'completed',
-      fingerprint,
-      outcome: outcomeOf(found, row),
-      ageMs: Math.max(0, found.ageMs),
-    }
+    return { status: 'completed', fingerprint, outcome: outcomeOf(found), ageMs: Math.max(0, found.ageMs) }
   if (leaseLeftMs > 0) return { status: 'running', fingerprint, leaseLeftMs }
   return { status: 'unknown', fingerprint, fence, meta: metaOf(found) }
 }
 
 /** A record as `find` reports it. */
 export function asStoredRecord(id: string, row: FoundRow): StoredRecord {
-  const found = read(row)
+  const found = readable(JSON.parse(row.existing) as Found)
   const { fingerprint, fence, expiresInMs, leaseLeftMs } = found
   const base = { id, fingerprint, fence, meta: metaOf(found), expiresInMs }
   if (found.status === 'completed')
-    return { ...base, status: 'completed', outcome: outcomeOf(found, row), ageMs: Math.max(0, found.ageMs) }
+    return { ...base, status: 'completed', outcome: outcomeOf(found), ageMs: Math.max(0, found.ageMs) }
   if (leaseLeftMs > 0) return { ...base, status: 'running', leaseLeftMs }
   return { ...base, status: 'unknown' }
 }
 
-function read(row: FoundRow): Found {
-  const found = JSON.parse(row.existing) as Found
+function readable(found: Found): Found {
   if (found.format === FORMAT) return found
   throw new StoreUnfitError(
     'Postgres holds a record that a newer version of oncekey wrote: update this service',
   )
 }
 
-function outcomeOf({ result, head }: Found, { body }: FoundRow): Outcome {
-  return { result, head, body }
+function outcomeOf({ result, head, body }: Found): Outcome {
+  return { result, head, body: body === null ? null : Buffer.from(body, BODY_ENCODING) }
 }
 
 function metaOf({ key, route, scope, firstSeenAt }: Found): RecordMeta {

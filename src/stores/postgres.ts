@@ -27,9 +27,15 @@ import {
 import { postgresInbox } from './postgres-inbox.js'
 import { LATEST_MIGRATION, migrationSql, migrationStatements } from './postgres-migrations.js'
 import { type TableNames, tableNames } from './postgres-names.js'
-import { asStoredRecord, type ClaimRow, claimResultOf, type FoundRow } from './postgres-record.js'
-import { createStatements, SWEEP_BATCH, sweepStatement } from './postgres-statements.js'
-import { type HolderStep, type StepName, stepsValue } from './postgres-steps.js'
+import {
+  asStoredRecord,
+  type Claimed,
+  claimResultOf,
+  type FoundRow,
+  NEWLY_ACQUIRED,
+} from './postgres-record.js'
+import { type AnswerRow, createStatements, SWEEP_BATCH, sweepStatement } from './postgres-statements.js'
+import { type HolderStep, type StepName, stepsValues } from './postgres-steps.js'
 import { ASSIGN_NUMBER, type TwofoldStatement } from './postgres-text.js'
 
 export type {
@@ -96,8 +102,14 @@ export interface PostgresStore extends IdempotencyStore {
   migrationSql(): string
 }
 
-/** A longer body goes in a statement of its own: as hexadecimal digits it would be twice as long, for all to wait for. */
+/** A longer body goes in a statement of its own, so that no others wait for it. */
 const LONGEST_IN_BATCH = 8192
+/** What the function that makes several claims says of one that is no new record. */
+interface OtherClaim {
+  readonly t: string
+  readonly found: Claimed | null
+}
+
 /** How many records a page of a list has. Each has its body, which may be a megabyte. */
 const LIST_PAGE = 50
 const OLDEST_SERVER = 130_000
@@ -136,16 +148,14 @@ export function postgresStore(
 
   const claim = createBatch<ClaimRequest, ClaimResult>({
     async one(request) {
-      const [row] = await callFunction(statements.claim, claimValues(request))
-      return claimResultOf(row as ClaimRow)
+      const text = prepare && !request.mayBeLost ? statements.insertOrClaim : statements.claim
+      return claimResultOf(await answerOf<Claimed>(text, claimValues(request)))
     },
     async many(requests) {
-      const results = new Map<string, ClaimResult>()
-      for (const row of await callFunction(statements.claims, claimsValues(requests))) {
-        const { token, ...claimed } = row as ClaimRow & { readonly token: string }
-        results.set(token, claimResultOf(claimed))
-      }
-      return requests.map(({ token }) => results.get(token) as ClaimResult)
+      const others = await answerOf<readonly OtherClaim[]>(statements.claims, claimsValues(requests))
+      if (others === null) return requests.map(() => NEWLY_ACQUIRED)
+      const found = new Map(others.map(({ t, found }) => [t, claimResultOf(found)]))
+      return requests.map(({ token }) => found.get(token) ?? NEWLY_ACQUIRED)
     },
     // A refused statement, or a record that this version cannot read.
     isOnesFault: (error) => isRefusal(error) || error instanceof StoreUnfitError,
@@ -155,10 +165,8 @@ export function postgresStore(
     return createBatch({
       one: (step) => stepAlone(name, step),
       async many(steps) {
-        const done = new Set<unknown>()
-        for (const row of await callFunction(statements.steps[name].many, [stepsValue(name, steps)]))
-          done.add((row as { readonly place: number }).place)
-        return steps.map((_, place) => done.has(place))
+        const lost = await answerOf<readonly number[]>(statements.steps[name].many, stepsValues(steps))
+        return steps.map((_, place) => lost?.includes(place) !== true)
       },
       isOnesFault: isRefusal,
     })
@@ -172,9 +180,16 @@ export function postgresStore(
   const complete = stepBatch('complete')
   const release = stepBatch('release')
 
-  /** Calls a function of the database. Only these are prepared: other statements would keep the plan for a small table. */
+  /** Calls a function of the database. Only these are prepared: other statements could keep a plan for a small table. */
   function callFunction(text: string, values: unknown[]): Promise<readonly unknown[]> {
     return query(text, values, prepare)
+  }
+
+  /** Calls a function that answers with a JSON text or with null. Where there is no answer, nobody knows what was done. */
+  async function answerOf<T>(text: string, values: unknown[]): Promise<T | null> {
+    const [row] = (await callFunction(text, values)) as readonly AnswerRow[]
+    if (row === undefined) throw new Error('The client gave no row for a statement that has one')
+    return row.answer === null ? null : (JSON.parse(row.answer) as T)
   }
 
   async function changed(text: string, values: unknown[]): Promise<boolean> {

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request as httpRequest } from 'node:http'
@@ -262,6 +263,28 @@ describe('fastify plugin › answers that are not kept', () => {
     expect(await send('/', { key })).toMatchObject({ status: 202 })
     await expect.poll(async () => (await send('/', { key })).code).toBe('IDEMPOTENCY_RESPONSE_NOT_KEPT')
     expect(effects).toBe(1)
+  })
+
+  it('keeps a tombstone of one that had left before the handler came to its end', async () => {
+    let effects = 0
+    const { app } = await anApp((routes) => {
+      routes.post('/', async (_request, reply) => {
+        effects += 1
+        reply.raw.statusCode = 202
+        const hasLeft = once(reply.raw, 'finish')
+        reply.raw.end('raw')
+        await hasLeft
+        return { said: 'too late' }
+      })
+    })
+    // Over a socket: what is injected finishes in another order.
+    const url = await app.listen({ port: 0, host: '127.0.0.1' })
+    const headers = { 'idempotency-key': aKey() }
+    expect(await fetch(url, { method: 'POST', headers })).toMatchObject({ status: 202 })
+    const retry = async () => (await fetch(url, { method: 'POST', headers })).json()
+    await expect.poll(retry).toMatchObject({ code: 'IDEMPOTENCY_RESPONSE_NOT_KEPT' })
+    expect(effects).toBe(1)
+    await app.close()
   })
 
   it('keeps the failure of a stream that breaks before it was sent', async () => {

@@ -251,6 +251,55 @@ describe('fastify plugin › problems', () => {
   })
 })
 
+describe('fastify plugin › large bodies', () => {
+  const lines = Array.from({ length: 20_000 }, (_, index) => ({ sku: `A-${index}`, amount: index / 100 }))
+
+  it('answers a retry whose fields come in another order, and refuses another body', async () => {
+    const { send } = await anApp((app) => void app.post('/orders', () => 'done'))
+    const key = aKey()
+    await send('/orders', { key, payload: { lines } })
+    const turned = lines.map(({ sku, amount }) => ({ amount, sku }))
+    expect(await send('/orders', { key, payload: { lines: turned } })).toMatchObject({ isReplay: true })
+    const other = [...lines.slice(0, -1), { sku: 'A-19999', amount: 200 }]
+    expect(await send('/orders', { key, payload: { lines: other } })).toMatchObject({
+      status: 422,
+      code: 'IDEMPOTENCY_KEY_REUSED',
+    })
+  })
+
+  it('give the event loop back before the handler runs', async () => {
+    const steps: string[] = []
+    const { send } = await anApp(
+      (app) => {
+        app.post('/orders', () => {
+          steps.push('handler')
+          return 'done'
+        })
+      },
+      {
+        fingerprint: (request) => {
+          steps.push('compared')
+          setImmediate(() => steps.push('others'))
+          return request.body
+        },
+      },
+    )
+    expect(await send('/orders', { key: aKey(), payload: { lines } })).toMatchObject({ status: 200 })
+    expect(steps).toEqual(['compared', 'others', 'handler'])
+  })
+
+  it('are answered 400 where they nest too deep behind their first lines', async () => {
+    const { send } = await anApp((app) => void app.post('/orders', () => 'done'))
+    const deep = `${'['.repeat(2000)}${']'.repeat(2000)}`
+    const payload = `{"lines":${JSON.stringify(lines.slice(0, 1000))},"more":${deep}}`
+    const headers = { 'content-type': 'application/json' }
+    expect(await send('/orders', { key: aKey(), payload, headers })).toMatchObject({
+      status: 400,
+      code: 'IDEMPOTENCY_FINGERPRINT_FAILED',
+    })
+  })
+})
+
 describe('fastify plugin › scope', () => {
   it('runs the same key and body of another caller on its own', async () => {
     let runs = 0

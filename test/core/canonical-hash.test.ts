@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import stableStringify from 'fast-json-stable-stringify'
 import { describe, expect, it } from 'vitest'
-import { hashCanonical, hashCanonicalInSlices } from '../../src/core/canonical-hash.js'
+import * as canonical from '../../src/core/canonical-hash.js'
 
 /** What the hash must be: that of the text which a library for canonical JSON makes. */
 function expected(text: string, value: unknown): string {
@@ -11,6 +11,10 @@ function expected(text: string, value: unknown): string {
     .update(`${text}${json ?? 'undefined'}`)
     .digest('base64url')
 }
+
+const hashCanonical = (text: string, value: unknown) => canonical.hashCanonical({ text }, value)
+const hashCanonicalInSlices = (text: string, value: unknown) =>
+  canonical.hashCanonicalInSlices({ text }, value)
 
 describe('the canonical hash', () => {
   it('is that of the canonical JSON of a value, for whatever JSON can say', () => {
@@ -87,6 +91,22 @@ describe('the canonical hash', () => {
     const value = { first: 'x', next: { toJSON: () => hashCanonical('inner ', inner) }, last: [1] }
     const plain = { first: 'x', next: expected('inner ', inner), last: [1] }
     expect(hashCanonical('outer ', value)).toBe(expected('outer ', plain))
+  })
+
+  it('is right for one prefix again and again, also after a buffer that was full', () => {
+    const prefix = { text: 'prefix ' }
+    for (const value of [
+      { b: 1, a: 2 },
+      'x',
+      [1],
+      ['y'.repeat(40_000)],
+      [1],
+      { c: 'z'.repeat(20_000) },
+      null,
+    ])
+      expect(canonical.hashCanonical(prefix, value)).toBe(expected('prefix ', value))
+    expect(hashCanonical('other ', [1])).toBe(expected('other ', [1]))
+    expect(canonical.hashCanonical(prefix, [1])).toBe(expected('prefix ', [1]))
   })
 
   it('differs where values differ only in kind', () => {

@@ -96,7 +96,8 @@ async function serve({ name, port }: CrashServerTurn): Promise<void> {
 
 async function openStore(kind: 'postgres' | 'redis', pool: Pool): Promise<IdempotencyStore> {
   if (kind === 'postgres') {
-    const store = postgresStore(pool)
+    // A prepared claim is another statement: some processes send one, some the other, for the same keys.
+    const store = postgresStore(pool, { prepare: process.pid % 2 === 0 })
     await store.migrate()
     return store
   }

@@ -63,6 +63,23 @@ describe('memoryStore', () => {
     }
   })
 
+  it('lets no lease end early, not by a part of a millisecond', async () => {
+    const store = memoryStore()
+    let looks = 0
+    for (let round = 0; round < 50; round += 1) {
+      const claim = aClaim({ leaseMs: 3 })
+      const endsAt = performance.now() + claim.leaseMs
+      await store.claim(claim)
+      while (performance.now() < endsAt - 0.1);
+      const found = store.claim(aClaim({ id: claim.id }))
+      // What was seen after its end, on a busy machine, shows nothing.
+      if (performance.now() >= endsAt) continue
+      looks += 1
+      expect(found).toMatchObject({ status: 'running' })
+    }
+    expect(looks).toBeGreaterThan(10)
+  })
+
   it.each([{ maxEntries: 0 }, { maxEntries: 1.5 }, { maxBytes: -1 }, { maxBytes: Number.NaN }])(
     'refuses the limits %o',
     (limits) => {

@@ -398,6 +398,23 @@ describeWith(['postgres'], 'postgresStore sweep', () => {
     expect((await pool.query(`select id from ${table}`)).rows).toEqual([{ id: live.id }])
   })
 
+  it('rests between its batches', async () => {
+    const table = aTable()
+    const store = postgresStore(pool, { table })
+    await store.migrate()
+    await pool.query(`
+      insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at, expiry_bucket)
+      select 'gone ' || n, '', '', '', 0, '', 'running', 1, now(), now(), floor(extract(epoch from now()) / 10)
+      from generate_series(1, 20000) n
+    `)
+    const swept = store.sweep?.()
+    const resting = `select count(*)::int as count from pg_stat_activity where wait_event = 'PgSleep' and query like '%${table}%'`
+    await expect
+      .poll(async () => (await pool.query(resting)).rows[0].count, { interval: 1, timeout: 5000 })
+      .toBe(1)
+    expect(await swept).toBe(20_000)
+  })
+
   it('finds what has expired by its index', async () => {
     const table = aTable()
     const store = postgresStore(pool, { table })
