@@ -40,7 +40,7 @@ const COMPARISONS: readonly Comparison[] = [
   {
     title: 'Postgres, one connection',
     load: 'fresh',
-    variants: ['postgres by hand', 'postgres'],
+    variants: ['postgres by hand', 'postgres', 'postgres unprepared'],
     connections: 1,
   },
   { title: 'Postgres, replay', load: 'replay', variants: ['postgres by hand', 'postgres without cache'] },
