@@ -135,8 +135,9 @@ const CLASSES_ARE_SHARED = Number.parseInt(process.versions.v8, 10) >= 13
  * hidden class of its own for this one object, which takes microseconds, and whatever reads it later meets a class that it
  * has never seen. Once a property was deleted it is a table, and all tables of a kind are of one class.
  */
-function shareClass<T extends object>(object: T, name: keyof T): void {
+function shareClass(object: object, name: 'req' | 'res'): void {
   if (CLASSES_ARE_SHARED || !Object.hasOwn(object, name)) return
-  const value = object[name]
-  if (Reflect.deleteProperty(object, name)) object[name] = value
+  const named = object as Record<typeof name, unknown>
+  const value = named[name]
+  if (Reflect.deleteProperty(named, name)) named[name] = value
 }

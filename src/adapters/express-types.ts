@@ -23,7 +23,6 @@ export interface ExpressRequest extends IncomingMessage, Express.Request {
   readonly params: Loose
   readonly query: Loose
   readonly route?: Loose
-  readonly res?: Loose
   /** Set by `connect-timeout`, when it has answered in the place of a handler. */
   readonly timedout?: boolean
   get(name: string): string | undefined
