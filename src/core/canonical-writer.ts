@@ -30,6 +30,9 @@ const PLACES = 10_000
 /** More bytes than one value has, and still a small integer: fields that are always that are fastest. */
 const A_LOT = 2 ** 30 - 2 * BYTES
 
+// Strings have half a dozen kinds in V8, and after four of them a method is looked up anew for every character.
+const { charCodeAt } = String.prototype
+
 const NOTHING: readonly never[] = []
 
 /** A text that goes before a value. An object, because equal texts are found out slowly, and the same object at once. */
@@ -244,7 +247,7 @@ export class CanonicalWriter {
       const from = this.#longAt
       let to = Math.min(from + PIECE, length)
       // The halves of a pair stay together.
-      if (to < length && (value.charCodeAt(to - 1) & 0xfc00) === 0xd800) to -= 1
+      if (to < length && (charCodeAt.call(value, to - 1) & 0xfc00) === 0xd800) to -= 1
       this.#piece(from === 0 && to === length ? value : value.slice(from, to))
       this.#longAt = to
     }
@@ -285,7 +288,7 @@ export class CanonicalWriter {
     const bytes = this.#bytes
     let end = this.#end
     for (let index = 0; index < length; index += 1) {
-      const code = text.charCodeAt(index)
+      const code = charCodeAt.call(text, index)
       if (code < 0x80) {
         const letter = ESCAPES[code] as number
         if (letter === 0) bytes[end++] = code
@@ -363,7 +366,7 @@ export class CanonicalWriter {
     this.#makeRoom(length)
     const bytes = this.#bytes
     let end = this.#end
-    for (let index = 0; index < length; index += 1) bytes[end++] = text.charCodeAt(index)
+    for (let index = 0; index < length; index += 1) bytes[end++] = charCodeAt.call(text, index)
     this.#end = end
   }
 

@@ -12,6 +12,9 @@ const scratch = {
   to: new Uint32Array(SCRATCH),
 }
 
+// Strings have half a dozen kinds in V8, and after four of them a method is looked up anew for every character.
+const { charCodeAt } = String.prototype
+
 /** Sorts names by their UTF-16 code units, in place, and their values with them. */
 export function sortByName(names: string[], values: unknown[]): void {
   if (names.length > FEW) sortMany(names, values)
@@ -37,7 +40,7 @@ function sortFew(names: string[], values: unknown[]): void {
 
 /** To compare the first characters is much faster than to compare strings, and nearly always enough. */
 function isAfter(one: string, other: string): boolean {
-  const difference = one.charCodeAt(0) - other.charCodeAt(0)
+  const difference = charCodeAt.call(one, 0) - charCodeAt.call(other, 0)
   // An empty name has no first character: `NaN`.
   return difference > 0 || (!(difference < 0) && one > other)
 }
@@ -96,7 +99,7 @@ function commonPrefix(names: readonly string[]): number {
     const name = names[index] as string
     let same = 0
     length = Math.min(length, name.length)
-    while (same < length && first.charCodeAt(same) === name.charCodeAt(same)) same += 1
+    while (same < length && charCodeAt.call(first, same) === charCodeAt.call(name, same)) same += 1
     length = same
   }
   return length
@@ -117,7 +120,7 @@ function number(
     const name = names[index] as string
     let sum = 0
     for (let place = prefix; place < prefix + places; place += 1) {
-      const digit = place < name.length ? name.charCodeAt(place) : 0
+      const digit = place < name.length ? charCodeAt.call(name, place) : 0
       if (digit >= base) return false
       sum = sum * base + digit
     }
