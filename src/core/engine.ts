@@ -227,11 +227,13 @@ export function createEngine(settings: EngineSettings): Engine {
       if (found.status === 'completed') {
         // Remembered at its first retry, not at its completion: most operations never see one.
         const { fingerprint, outcome, ageMs } = found
-        cache?.set(
-          nameInScope(scopeOf(operation.scope).prefix, subject.key),
-          { id: subject.id, fingerprint, outcome, ageMs, cachedAt: performance.now() },
-          policy.ttlMs - ageMs,
-        )
+        // Whoever shares the answer to a claim of this process finds it remembered by whoever asked.
+        if (!found.shared)
+          cache?.set(
+            nameInScope(scopeOf(operation.scope).prefix, subject.key),
+            { id: subject.id, fingerprint, outcome, ageMs, cachedAt: performance.now() },
+            policy.ttlMs - ageMs,
+          )
         return replay(subject, operation, { from: 'store', outcome, ageMs })
       }
       if (found.status === 'running') {
