@@ -23,6 +23,9 @@ interface Comparison {
 }
 
 const REPLAYED_KEYS = 200
+const WARM_UP_CONNECTIONS = 100
+/** As long as a round each. */
+const WARM_UPS = 2
 const SERVER = new URL('./server.js', import.meta.url).pathname
 
 const COMPARISONS: readonly Comparison[] = [
@@ -116,8 +119,9 @@ async function compare(
       const server = await startServer(SERVER, { variant, ...urls } satisfies BenchServerOptions)
       servers.push([variant, server])
       await assertReplays(variant, server.url)
-      // A process is several times slower in its first seconds.
-      await measure(server, comparison)
+      // A process is several times slower in its first seconds, and with few connections for much longer.
+      for (let time = 0; time < WARM_UPS; time += 1)
+        await measure(server, { ...comparison, connections: WARM_UP_CONNECTIONS })
     }
     for (let round = 1; round <= ROUNDS; round += 1)
       for (const [variant, server] of round % 2 === 1 ? servers : servers.toReversed()) {
