@@ -92,7 +92,7 @@ interface Waiting<T> {
 }
 
 /** How many steps share a command at most. Redis does nothing else while it runs a script, for some µs a step. */
-export const MOST_STEPS = 64
+const MOST_STEPS = 64
 
 /**
  * Lets the steps of one kind that come up in one turn of the event loop share a command: what a command costs ioredis and

@@ -127,11 +127,11 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
     expect(await callsOf(() => claimThree(store))).toBe(1)
   })
 
-  it('tries as many keys as ever share a command, in two round trips', async () => {
+  it('tries more keys than ever share a command, in two round trips', async () => {
     const { client, sent } = recorded(first)
     const store = redisStore(client)
     await store.check?.()
-    expect(sent).toEqual(['eval 64', ...Array.from({ length: 64 }, () => 'eval 1')])
+    expect(sent).toEqual(['eval 256', ...Array.from({ length: 256 }, () => 'eval 1')])
   })
 
   it('sends each step alone while the check has not seen all keys, and shares from then on', async () => {
@@ -145,7 +145,7 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
         const reply = await client.callBuffer(command, args)
         if (command === 'eval' && args[1] === 1) {
           reads += 1
-          if (reads === 64) {
+          if (reads === 256) {
             lastRead.open()
             await answer.opened
           }
@@ -176,7 +176,7 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
         const reply = await client.callBuffer(command, args)
         if (command !== 'eval' || args[1] !== 1) return reply
         reads += 1
-        return reads === 64 ? null : reply
+        return reads === 256 ? null : reply
       },
     }
     const store = redisStore(forgetful)
@@ -205,7 +205,7 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
   it('shares nothing, and says nothing, where the probe was refused', async () => {
     await scriptsThere()
     const refusing: Record<string, (args: RedisArgument[]) => boolean> = {
-      'the write': (args) => args[1] === 64,
+      'the write': (args) => args[1] === 256,
       'a read': (args) => args[1] === 1,
     }
     for (const [what, isRefused] of Object.entries(refusing)) {
@@ -253,7 +253,7 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
         options: client.options,
         async callBuffer(command, args) {
           const reply = await client.callBuffer(command, args)
-          if (command === 'eval' && args[1] === 64) {
+          if (command === 'eval' && args[1] === 256) {
             listed.open()
             await go.opened
           }
@@ -265,7 +265,7 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
     const checked = store.check?.()
     await listed.opened
     const written = await first.keys(`app:${prefix}*`)
-    expect(written).toHaveLength(64)
+    expect(written).toHaveLength(256)
     for (const key of written) {
       const left = await first.pttl(key)
       expect(left).toBeGreaterThan(0)
