@@ -267,6 +267,8 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
     const written = await first.keys(`app:${prefix}*`)
     expect(written).toHaveLength(256)
     for (const key of written) {
+      // What an id looks like, to a list and to operators' tools.
+      expect(key.slice(`app:${prefix}`.length)).not.toMatch(/^[\w-]{43}$/)
       const left = await first.pttl(key)
       expect(left).toBeGreaterThan(0)
       expect(left).toBeLessThanOrEqual(10_000)
