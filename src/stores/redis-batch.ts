@@ -65,8 +65,15 @@ export function createTurns(client: RedisSender): Turns {
   }
 }
 
+/** Whether steps may share commands now. */
+export interface Permit {
+  isGiven: boolean
+}
+
 /** How steps of one kind are carried out. */
 export interface Sharing<T> {
+  /** Without it each step goes alone. Taken back where the server says that it takes no command over several keys. */
+  readonly permit: Permit
   readonly turns: Pick<Turns, 'atEnd'>
   /** Runs the script of these steps on several keys. Its reply is the server's time in ms, and a reply for each key. */
   evaluate(keys: readonly string[], args: readonly RedisArgument[]): Promise<unknown>
@@ -91,14 +98,15 @@ const MOST_STEPS = 64
  * Lets the steps of one kind that come up in one turn of the event loop share a command: what a command costs ioredis and
  * the server is more than what a step does.
  */
-export function sharing<T>({ turns, evaluate, read }: Sharing<T>): Step<T> {
+export function sharing<T>({ permit, turns, evaluate, read }: Sharing<T>): Step<T> {
   let waiting: Waiting<T>[] = []
-  let mayShare = true
 
   function flush(): void {
     const steps = waiting
     waiting = []
-    if (steps.length > 0) void carryOut(steps)
+    if (permit.isGiven) {
+      if (steps.length > 0) void carryOut(steps)
+    } else for (const step of steps) void carryOut([step])
   }
 
   /** Never rejects. */
@@ -116,7 +124,7 @@ export function sharing<T>({ turns, evaluate, read }: Sharing<T>): Step<T> {
       // Some servers are clusters that pose as one node, and take commands for one of their nodes only. They say so before
       // they have done anything.
       if (steps.length > 1 && isAboutSlots(error)) {
-        mayShare = false
+        permit.isGiven = false
         for (const step of steps) void carryOut([step])
       } else for (const { reject } of steps) reject(error)
       return
@@ -134,7 +142,7 @@ export function sharing<T>({ turns, evaluate, read }: Sharing<T>): Step<T> {
     new Promise((resolve, reject) => {
       const step = { key, args, resolve, reject }
       // A command of strings goes out in one piece, and one with bytes in it in several.
-      if (!mayShare || args.some((arg) => typeof arg === 'object')) {
+      if (!permit.isGiven || args.some((arg) => typeof arg === 'object')) {
         turns.atEnd(() => void carryOut([step]))
         return
       }

@@ -188,3 +188,22 @@ ${READ}
 if state == 'R' and tonumber(at) > now then return 0 end
 return redis.call('DEL', KEYS[1])
 `
+
+/**
+ * Writes what `READ_PROBE` looks for.
+ * KEYS any. ARGV[1] value, ARGV[2] ttl in ms.
+ */
+export const PROBE = `
+for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
+`
+
+/**
+ * Reads what `PROBE` wrote, and removes it.
+ * KEYS[1] one of its keys.
+ * Returns the value, or nothing.
+ */
+export const READ_PROBE = `
+local value = redis.call('GET', KEYS[1])
+redis.call('DEL', KEYS[1])
+return value
+`

@@ -8,11 +8,13 @@ import { isAskedFor } from './list-query.js'
 import {
   callOn,
   createTurns,
+  type Permit,
   type RedisArgument,
   type RedisSender,
   type Step,
   sharing,
 } from './redis-batch.js'
+import { probeSharing } from './redis-probe.js'
 import { asClaimResult, asStoredRecord, encodeClaim, encodeOutcome } from './redis-record.js'
 import {
   createReplicatedSend,
@@ -151,13 +153,18 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     }
   }
 
+  // A cluster takes no command whose keys are on several nodes, and steps that wait for replicas share their wait.
+  const mayEverShare = demand === undefined && client.nodes === undefined
+  /** Given by the check alone: until it has seen that keys of one command get to where they belong, each has its own. */
+  const permit: Permit = { isGiven: false }
+
   /** A step whose script takes any number of keys. */
   function step<T>(script: Script, read: (reply: unknown, now: number) => MaybePromise<T>): Step<T> {
     const readOrRefuse = (reply: unknown, now: number): MaybePromise<T> =>
       reply instanceof Error ? refuse(reply) : read(reply, now)
-    // A cluster takes no command whose keys are on several nodes, and steps that wait for replicas share their wait.
-    if (demand === undefined && client.nodes === undefined)
+    if (mayEverShare)
       return sharing({
+        permit,
         turns,
         evaluate: (keys, args) => evaluate(script, keys, args),
         read: readOrRefuse,
@@ -194,6 +201,13 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
       if (error instanceof StoreUnfitError || error instanceof OutcomeUnreadableError) return undefined
       throw error
     }
+  }
+
+  async function sharingWarnings(): Promise<readonly string[]> {
+    if (!mayEverShare) return []
+    const result = await probeSharing(send, prefix)
+    permit.isGiven = result === 'safe'
+    return result === 'lost' ? [ROUTED_BY_FIRST_KEY] : []
   }
 
   /** The ids of all records, a page at a time, of every master of a cluster. */
@@ -260,7 +274,10 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
     async check() {
       const nodes = client.nodes?.('master') ?? [client]
-      const warnings = await Promise.all(nodes.map((node) => warningsOf(node, demand)))
+      const warnings = await Promise.all([
+        ...nodes.map((node) => warningsOf(node, demand)),
+        sharingWarnings(),
+      ])
       // The nodes of a cluster are usually set up alike: each sentence once.
       return [...new Set([...clientWarnings(client), ...warnings.flat()])]
     },
@@ -321,6 +338,9 @@ function refuse(error: unknown): never {
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : ''
 }
+
+const ROUTED_BY_FIRST_KEY =
+  'What the Redis client is connected to routes commands by their first key: steps are sent one by one. Connect it to Redis itself, or use a Cluster'
 
 function clientWarnings({ options }: Pick<RedisClient, 'options'>): readonly string[] {
   if (options === undefined || (options.redisOptions ?? options).socketTimeout !== undefined) return []

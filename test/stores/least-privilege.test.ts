@@ -205,6 +205,26 @@ describeWith(['redis'], 'the rights that docs/security.md gives in Redis', () =>
     },
   )
 
+  it('are enough for steps to share a command', async () => {
+    await admin.call('ACL', 'SETUSER', user, 'reset', ...rules)
+    const { hostname: host, port } = new URL(redisUrl)
+    const client = new Redis({ host, port: Number(port), username: user, password: 'secret' })
+    onTestFinished(() => client.disconnect())
+    const keyCounts: unknown[] = []
+    const store = redisStore({
+      info: client.info.bind(client),
+      config: client.config.bind(client),
+      callBuffer(command: string, args: (string | Buffer | number)[]) {
+        keyCounts.push(args[1])
+        return client.callBuffer(command, args)
+      },
+    })
+    await store.check?.()
+    keyCounts.length = 0
+    await Promise.all([aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    expect(keyCounts[0]).toBe(2)
+  })
+
   it('open no other key', async () => {
     await admin.call('ACL', 'SETUSER', user, 'reset', ...rules)
     const { hostname: host, port } = new URL(redisUrl)

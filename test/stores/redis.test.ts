@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { Cluster, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis-5'
 import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest'
-import type { ListQuery } from '../../src/contract/store.js'
+import type { IdempotencyStore, ListQuery } from '../../src/contract/store.js'
 import { redisStore } from '../../src/stores/redis.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, assertOutcome, aToken, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
@@ -20,13 +20,24 @@ afterAll(() => {
   client.disconnect()
 })
 
+/** A store that shares commands, as one does after its check. */
+async function checked(store: IdempotencyStore): Promise<IdempotencyStore> {
+  await store.check?.()
+  return store
+}
+
 describeWith(['redis'], 'redisStore', () => {
   it.each(storeContract)('$name', async ({ run }) => {
+    await run(await checked(redisStore(client)))
+  })
+
+  it.each(storeContract)('$name (before its check)', async ({ run }) => {
     await run(redisStore(client))
   })
 
   it('follows the model through any interleaving of clients', async () => {
-    await checkStoreModel(() => redisStore(client, { prefix: `${randomUUID()}:` }), { numRuns: 40 })
+    const store = await checked(redisStore(client, { prefix: `${randomUUID()}:` }))
+    await checkStoreModel(() => store, { numRuns: 40 })
   })
 
   it('brings its scripts back after the server has forgotten them', async () => {
@@ -68,6 +79,7 @@ describeWith(['redis'], 'redisStore', () => {
         return client.callBuffer(command, args)
       },
     })
+    await store.check?.()
     const claims = Array.from({ length: 100 }, () => aClaim())
     await Promise.all(claims.map((claim) => store.claim(claim)))
     sent.length = 0
@@ -84,7 +96,7 @@ describeWith(['redis'], 'redisStore', () => {
 
   it('gives each step of a turn its own answer, lease, ttl and body', async () => {
     const prefix = `${randomUUID()}:`
-    const store = redisStore(client, { prefix })
+    const store = await checked(redisStore(client, { prefix }))
     const claims = Array.from({ length: 40 }, (_, index) => {
       const leaseMs = 60_000 * (1 + (index % 3))
       const ttlMs = index % 2 === 0 ? HOUR : 2 * HOUR
@@ -118,7 +130,7 @@ describeWith(['redis'], 'redisStore', () => {
   })
 
   it('takes over only what asked for it, of the claims of a turn', async () => {
-    const store = redisStore(client)
+    const store = await checked(redisStore(client))
     const ids = (await Promise.all(Array.from({ length: 4 }, () => lapsed(store)))).map(({ id }) => id)
     const claims = ids.map((id, index) => store.claim(aClaim({ id, takeOver: index % 2 === 0 })))
     expect((await Promise.all(claims)).map(({ status }) => status)).toEqual([
@@ -130,7 +142,7 @@ describeWith(['redis'], 'redisStore', () => {
   })
 
   it('does not let what it cannot read, or what is damaged, harm the other steps of a turn', async () => {
-    const store = redisStore(client)
+    const store = await checked(redisStore(client))
     const [foreign, list] = [aClaim().id, aClaim().id]
     const damaged = [
       '1C179',
@@ -184,7 +196,7 @@ describeWith(['redis'], 'redisStore', () => {
   })
 
   it('brings its scripts back for all steps of a turn', async () => {
-    const store = redisStore(client)
+    const store = await checked(redisStore(client))
     const claims = Array.from({ length: 10 }, () => aClaim())
     await client.script('FLUSH')
     const acquired = { status: 'acquired', fence: 1 }
@@ -300,7 +312,7 @@ describeWith(['redis'], 'redisStore', () => {
 
   it('names records by its prefix and the prefix of the client', async () => {
     const prefixed = new Redis(redisUrl, { keyPrefix: 'app:' })
-    const store = redisStore(prefixed, { prefix: 'once:' })
+    const store = await checked(redisStore(prefixed, { prefix: 'once:' }))
     const claims = [aClaim(), aClaim()]
     await Promise.all(claims.map((claim) => store.claim(claim)))
     for (const { id } of claims) expect(await client.exists(`app:once:${id}`)).toBe(1)
@@ -332,7 +344,7 @@ describeWith(['redis'], 'redisStore on an ioredis 5 client', () => {
   it.each(storeContract)('$name', async ({ run }) => {
     const older = new Redis5(redisUrl)
     try {
-      await run(redisStore(older))
+      await run(await checked(redisStore(older)))
     } finally {
       older.disconnect()
     }
@@ -344,7 +356,7 @@ describeWith(['redis'], 'redisStore on a client that pipelines by itself', () =>
     const options = { enableAutoPipelining: true }
     const clients = [new Redis(redisUrl, options), new Redis5(redisUrl, options)]
     try {
-      for (const one of clients) await run(redisStore(one))
+      for (const one of clients) await run(await checked(redisStore(one)))
     } finally {
       for (const one of clients) one.disconnect()
     }
@@ -400,21 +412,27 @@ describeWith(['redis'], 'redisStore on a cluster', () => {
         return cluster.callBuffer(command, args)
       },
     })
+    await store.check?.()
+    sent.length = 0
     await Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
     expect(sent.slice(0, 3)).toEqual([1, 1, 1])
   })
 
-  it('shares no further command where the server wants each for one slot', async () => {
+  it('shares no further command once the server wants each for one slot', async () => {
     const single = new Redis(node.url)
     const sent: unknown[] = []
+    // The check has seen another server, as before a failover to this one.
+    let current = client
     const store = redisStore({
       info: single.info.bind(single),
       config: single.config.bind(single),
       callBuffer(command: string, args: (string | Buffer | number)[]) {
         if (command === 'evalsha') sent.push(args[1])
-        return single.callBuffer(command, args)
+        return current.callBuffer(command, args)
       },
     })
+    await store.check?.()
+    current = single
     const claimThree = () => Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
     await store.claim(aClaim())
     sent.length = 0
