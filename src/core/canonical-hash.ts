@@ -7,7 +7,7 @@ const FIRST_SLICE = 8 * 1024
  * SHA-256 over a text and the canonical JSON of a value, base64url.
  *
  * Canonical means: names sorted by their UTF-16 code units at every level, no white space, otherwise what
- * `JSON.stringify` writes. The bytes go to the hash as they are made, so that a body of 1 MiB needs no second copy of
+ * `JSON.stringify` writes of what a parser of JSON gives. (A `new Number(1)` is an object without names here.) The bytes go to the hash as they are made, so that a body of 1 MiB needs no second copy of
  * itself.
  *
  * @throws {RangeError} when it nests deeper than 1000 levels.

@@ -154,8 +154,7 @@ export class CanonicalWriter {
       this.#open(value)
       return true
     } else if (typeof value === 'boolean') this.#ascii(value ? 'true' : 'false')
-    // Its TypeError says what a bigint is.
-    else if (typeof value === 'bigint') JSON.stringify(value)
+    else if (typeof value === 'bigint') throw new TypeError('JSON has no form for a bigint')
     // The place in a list of what has no form.
     else this.#ascii('null')
     return this.#end >= this.#stopEnd
@@ -417,9 +416,9 @@ function writeEscape(bytes: Buffer, at: number, code: number): number {
   return at + 6
 }
 
-/** What stands for a value in JSON. */
+/** What stands for a value in JSON. Applications give bigints a `toJSON`, too. */
 function plainOf(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null) return value
+  if (typeof value === 'object' ? value === null : typeof value !== 'bigint') return value
   const { toJSON } = value as { readonly toJSON?: unknown }
   return typeof toJSON === 'function' ? (toJSON.call(value) as unknown) : value
 }

@@ -194,6 +194,25 @@ describe('the canonical hash in slices', () => {
     expect(new Set(later).size).toBe(later.length)
   })
 
+  it('tells bigints apart where an application has given them a form', () => {
+    const prototype = BigInt.prototype as { toJSON?: (this: bigint) => unknown }
+    expect(() => hashCanonical('', { amount: 100n })).toThrow(TypeError)
+    prototype.toJSON = function () {
+      return `${this}`
+    }
+    try {
+      expect(hashCanonical('', { amount: 100n, list: [1n] })).toBe(
+        expected('', { amount: '100', list: ['1'] }),
+      )
+      expect(hashCanonical('', 7n)).toBe(expected('', '7'))
+      // One that gives a bigint again has none after all.
+      prototype.toJSON = () => 5n
+      expect(() => hashCanonical('', { amount: 100n })).toThrow(TypeError)
+    } finally {
+      delete prototype.toJSON
+    }
+  })
+
   it.each([
     [
       'a cycle',
