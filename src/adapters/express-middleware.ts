@@ -2,7 +2,7 @@ import { OptionsError } from '../contract/errors.js'
 import { isPromise } from '../contract/maybe-promise.js'
 import { type Admission, admit, keyOf } from '../http/admission.js'
 import { readableBy } from '../http/content-coding.js'
-import type { Exchange } from '../http/exchange.js'
+import { endUnrun } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf } from '../http/given-answer.js'
 import { sendGiven } from '../http/held-response.js'
 import { type ComparedBody, comparedBody, NOTHING } from './express-body.js'
@@ -103,8 +103,7 @@ function proceed(
   if (admission.kind === 'answer') {
     if (!isAnswered) give(request, state, admission.answer, next)
   } else if (isAnswered) {
-    // Somebody has answered in the meantime, as a timeout does. The handler has not run, and now it need not.
-    release(admission.exchange).catch(next)
+    endUnrun(admission.exchange).catch(next)
   } else {
     state.start(admission.exchange)
     next()
@@ -115,11 +114,6 @@ function proceed(
 function routeOf({ method, baseUrl, route }: ExpressRequest): string {
   const pattern = route === undefined ? '/*' : String((route as { readonly path: unknown }).path)
   return `${method} ${baseUrl}${pattern}`
-}
-
-async function release(exchange: Exchange): Promise<void> {
-  exchange.forget()
-  await exchange.end({ status: 503, headers: {}, body: undefined, isText: false })
 }
 
 function give(

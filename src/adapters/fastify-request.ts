@@ -21,6 +21,8 @@ export interface RequestState {
   maxBodyBytes: number
   /** Whether Fastify has begun to send the handler's answer. */
   isSending: boolean
+  /** Ends when that answer leaves, as long as the store has not kept it. */
+  keeping: Promise<void> | undefined
   /** Whether Fastify answered in the place of a handler that took too long, and still runs. */
   hasTimedOut: boolean
   /** Whether the handler's promise has settled. */
@@ -53,6 +55,7 @@ export function ensureState(request: FastifyRequest): RequestState {
     given: undefined,
     maxBodyBytes: 0,
     isSending: false,
+    keeping: undefined,
     hasTimedOut: false,
     hasHandlerEnded: false,
     isInTransaction: false,

@@ -14,7 +14,7 @@ import type {
 import { OptionsError, saysNothingHappened, TransactionMisuseError } from '../contract/errors.js'
 import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import { type Admission, admit, keyOf } from '../http/admission.js'
-import type { Exchange } from '../http/exchange.js'
+import { type Exchange, endUnrun } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf, textOf } from '../http/given-answer.js'
 import { holdResponse } from '../http/held-response.js'
 import { type HttpSettings, parseRouteOptions } from '../http/http-options.js'
@@ -147,6 +147,12 @@ function proceed(
   admission: Admission,
   { request, reply, done }: RequestAndReply & { readonly done: (error?: Error) => void },
 ): void {
+  // While the store was asked, a timeout of Fastify, or whoever else, may have answered.
+  if (reply.sent) {
+    if (admission.kind === 'run')
+      endUnrun(admission.exchange).catch((error: unknown) => logUnkept(request, error))
+    return
+  }
   if (admission.kind === 'run') {
     start(request, reply, admission.exchange, guard)
     done()
@@ -190,30 +196,24 @@ function start(request: FastifyRequest, reply: FastifyReply, exchange: Exchange,
   state.reply = reply
   state.exchange = exchange
   state.maxBodyBytes = guard.settings.maxBodyBytes
-  captureUnhooked(Object.getPrototypeOf(reply) as Watched)
+  // Fastify sends these without its own hooks, so they are captured where they are written.
+  reply.hijack = hijackCaptured
+  reply.callNotFound = callNotFoundCaptured
+  watchRaw(request, reply)
 }
 
-const WATCHED: unique symbol = Symbol('oncekey.watched')
-type Watched = FastifyReply & { [WATCHED]?: true }
+function hijackCaptured(this: FastifyReply): FastifyReply {
+  captureReply(this)
+  return prototypeOf(this).hijack.call(this)
+}
 
-/**
- * Fastify sends some replies without its own hooks, so they are captured where they are written. It is done once for all
- * replies of a context: one that gets methods of its own makes everything slower that Fastify does with it.
- */
-function captureUnhooked(replies: Watched): void {
-  if (replies[WATCHED] === true) return
-  const { hijack, callNotFound } = replies
-  Object.assign(replies, {
-    [WATCHED]: true,
-    hijack(this: FastifyReply) {
-      captureReply(this)
-      return hijack.call(this)
-    },
-    callNotFound(this: FastifyReply) {
-      captureReply(this)
-      return callNotFound.call(this)
-    },
-  })
+function callNotFoundCaptured(this: FastifyReply) {
+  captureReply(this)
+  return prototypeOf(this).callNotFound.call(this)
+}
+
+function prototypeOf(reply: FastifyReply): FastifyReply {
+  return Object.getPrototypeOf(reply) as FastifyReply
 }
 
 function captureReply(reply: FastifyReply): void {
@@ -232,23 +232,30 @@ function captureReply(reply: FastifyReply): void {
   })
 }
 
+const REQUEST: unique symbol = Symbol('oncekey.request-of')
+type RawResponse = FastifyReply['raw'] & { [REQUEST]?: FastifyRequest }
+
 /** Somebody may write to the raw response, past Fastify: then the answer is gone, that the operation ended is not. */
-function watchRaw(request: FastifyRequest, { raw }: FastifyReply, exchange: Exchange): void {
-  const finished = async (): Promise<void> => {
-    if (!exchange.isOpen || stateOf(request)?.hasTimedOut === true) return
-    try {
-      await exchange.end({
-        status: raw.statusCode,
-        headers: raw.getHeaders(),
-        body: 'too-long',
-        isText: false,
-      })
-    } catch (error) {
-      request.log.error({ err: error }, 'oncekey: an outcome could not be kept')
-    }
-  }
-  if (raw.writableFinished) finished()
-  else raw.once('finish', finished)
+function watchRaw(request: FastifyRequest, reply: FastifyReply): void {
+  const raw = reply.raw as RawResponse
+  raw[REQUEST] = request
+  raw.on('finish', onFinish)
+}
+
+// One function for all responses, since each protected request is watched.
+function onFinish(this: RawResponse): void {
+  const request = this[REQUEST]
+  const state = request && stateOf(request)
+  if (request === undefined || state?.exchange?.isOpen !== true || state.hasTimedOut) return
+  endWithoutBody(state.exchange, this).catch((error: unknown) => logUnkept(request, error))
+}
+
+async function endWithoutBody(exchange: Exchange, raw: RawResponse): Promise<void> {
+  await exchange.end({ status: raw.statusCode, headers: raw.getHeaders(), body: 'too-long', isText: false })
+}
+
+function logUnkept(request: FastifyRequest, error: unknown): void {
+  request.log.error({ err: error }, 'oncekey: an outcome could not be kept')
 }
 
 const onSend: onSendHookHandler = (request, reply, payload, done) => {
@@ -265,12 +272,45 @@ const onSend: onSendHookHandler = (request, reply, payload, done) => {
   if (!exchange.isOpen) return done(null, payload)
   state.isSending = true
   const captured = capturePayload(reply, payload, state.maxBodyBytes)
-  // Fastify catches what goes wrong after a hook that returned a promise, and not after a late callback.
-  if (captured instanceof Promise) return finishLater(state, exchange, reply, captured)
+  if (isPromise(captured)) return keepLater(state, reply, finishLater(state, exchange, reply, captured), done)
   const given = end(reply, exchange, captured)
-  if (isPromise(given)) return given.then((found) => toSend(state, found, reply, captured))
+  if (isPromise(given))
+    return keepLater(
+      state,
+      reply,
+      given.then((found) => toSend(state, found, reply, captured)),
+      done,
+    )
   done(null, toSend(state, given, reply, captured))
 }
+
+/**
+ * Lets the answer go once it is kept. Until then it counts as sent, or Fastify would send whatever the handler says next in
+ * its place; and it leaves in the very turn in which it does not count so any more.
+ */
+function keepLater(state: RequestState, reply: FastifyReply, kept: Promise<unknown>, done: SendDone): void {
+  Object.defineProperty(reply, 'sent', COUNTS_AS_SENT)
+  const proceedWith = (proceed: () => void): void => {
+    state.keeping = undefined
+    Reflect.deleteProperty(reply, 'sent')
+    proceed()
+  }
+  state.keeping = kept.then(
+    (payload) =>
+      proceedWith(() => {
+        try {
+          done(null, payload)
+        } catch (error) {
+          // Of what comes after this hook: Fastify catches it after hooks that return a promise, and not out here.
+          done(error as Error)
+        }
+      }),
+    (error: Error) => proceedWith(() => done(error)),
+  )
+}
+
+type SendDone = (error: Error | null, payload?: unknown) => void
+const COUNTS_AS_SENT: PropertyDescriptor = { value: true, configurable: true }
 
 /** The answer that a transaction has committed takes the place of what the handler, or its failure, came to afterwards. */
 function putCommitted(state: RequestState, reply: FastifyReply): unknown {
@@ -343,22 +383,24 @@ function watched(handler: RouteHandlerMethod): RouteHandlerMethod {
     }
     // A reply can be awaited, for which it listens to half a dozen events. One that is being sent needs nobody to wait.
     if (returned === reply && state.isSending) return undefined
-    if (state.isSending) return returned
-    if (returned === reply || !isPromise(returned)) watchRaw(request, reply, exchange)
-    else
-      returned.then(
-        (value) => {
-          state.hasHandlerEnded = true
-          afterHandler(request, reply, exchange, value === undefined)
-        },
-        (error: unknown) => {
-          state.hasHandlerEnded = true
-          // Here as well, since an error handler of the application may answer before `onError` is asked.
-          forgetIfNothingHappened(exchange, error)
-          afterHandler(request, reply, exchange, false)
-        },
-      )
-    return returned
+    if (returned === reply || !isPromise(returned)) return returned
+    // Fastify waits for what this comes to, and not for the handler's own promise: one of another library may begin its work
+    // each time that somebody asks for it.
+    return returned.then(
+      (value) => {
+        state.hasHandlerEnded = true
+        afterHandler(request, reply, exchange, value === undefined)
+        // A handler that has sent its answer has nothing more to say, and Fastify would take that for another answer.
+        return value === undefined ? state.keeping : value
+      },
+      (error: unknown) => {
+        state.hasHandlerEnded = true
+        // Here as well, since an error handler of the application may answer before `onError` is asked.
+        forgetIfNothingHappened(exchange, error)
+        afterHandler(request, reply, exchange, false)
+        throw error
+      },
+    )
   }
 }
 
@@ -375,13 +417,9 @@ function afterHandler(
   const state = stateOf(request)
   if (state === null || !exchange.isOpen || state.isSending) return
   if (state.hasTimedOut) {
-    exchange
-      .endUnanswered(reply.statusCode)
-      .catch((error: unknown) => request.log.error({ err: error }, 'oncekey: an outcome could not be kept'))
+    exchange.endUnanswered(reply.statusCode).catch((error: unknown) => logUnkept(request, error))
     return
   }
-  // Anything else is sent by Fastify, and comes by.
-  if (isEmpty || reply.raw.headersSent) watchRaw(request, reply, exchange)
   // Fastify does not send an empty answer to a client that has gone. The retry wants it all the same.
   const { socket } = request
   const isGone = request.raw.aborted || !socket || socket.destroyed

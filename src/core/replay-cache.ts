@@ -6,7 +6,7 @@ import type { Outcome } from '../contract/store.js'
 export interface ReplayCacheOptions {
   /** @default 10_000 */
   readonly entries?: number
-  /** Bytes of heads and bodies. @default 33_554_432 (32 MiB) */
+  /** Bytes of heads, bodies and names (scope and key), and of short bodies as text. @default 33_554_432 (32 MiB) */
   readonly bytes?: number
   /** The longest that an outcome is answered after somebody removed it from the store. @default '1m' */
   readonly maxAge?: Duration
@@ -52,6 +52,7 @@ interface Entry {
 const MOVE_EVERY_MS = 1000
 
 const ENTRY_OVERHEAD_BYTES = 256
+const SHORT_BYTES = 4096
 
 /** Makes a bounded cache of completed outcomes. */
 export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
@@ -59,8 +60,11 @@ export function createReplayCache(limits: ReplayCacheLimits): ReplayCache {
     max: limits.entries,
     maxSize: limits.bytes,
     maxEntrySize: limits.bytes,
-    sizeCalculation: ({ cached: { outcome } }) =>
-      ENTRY_OVERHEAD_BYTES + outcome.head.length + (outcome.body?.byteLength ?? 0),
+    sizeCalculation: ({ cached: { outcome } }, name) => {
+      const body = outcome.body?.byteLength ?? 0
+      // The headers and the text of a short body are remembered beside what they were made of.
+      return ENTRY_OVERHEAD_BYTES + name.length + 2 * outcome.head.length + body + Math.min(body, SHORT_BYTES)
+    },
   })
   return {
     get(name, now) {

@@ -87,6 +87,14 @@ export function createExchange<TRequest>(parts: ExchangeParts<TRequest>): Exchan
   return new HeldExchange(parts)
 }
 
+/**
+ * Ends an exchange whose handler never ran, and need not: somebody has answered its request meanwhile, as a timeout does.
+ */
+export async function endUnrun(exchange: Exchange): Promise<void> {
+  exchange.forget()
+  await exchange.end({ status: 503, headers: {}, body: undefined, isText: false })
+}
+
 // A class, since every protected request makes one: a literal with getters would have a shape of its own each time, and
 // no code that meets it could be optimised.
 class HeldExchange<TRequest> implements Exchange {

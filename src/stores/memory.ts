@@ -219,7 +219,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
 
   function acquire(record: MemoryRecord, { token, leaseMs, ttlMs }: ClaimRequest, now: number): ClaimResult {
     record.token = token
-    record.leaseUntil = Math.ceil(now + leaseMs)
+    record.leaseUntil = leaseEnd(now, leaseMs)
     expireIn(record, ttlMs, now)
     return { status: 'acquired', fence: record.fence }
   }
@@ -260,7 +260,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       const now = performance.now()
       const record = live(id, now)
       if (record === undefined || record.isCompleted || record.token !== token) return false
-      record.leaseUntil = Math.ceil(now + leaseMs)
+      record.leaseUntil = leaseEnd(now, leaseMs)
       return true
     },
 
@@ -345,6 +345,11 @@ export function memoryStore(options: MemoryStoreOptions = {}): IdempotencyStore 
       return sweep()
     },
   }
+}
+
+/** Never early; a lease of nothing is over at once. */
+function leaseEnd(now: number, leaseMs: number): number {
+  return leaseMs > 0 ? Math.ceil(now + leaseMs) : Math.floor(now)
 }
 
 function hasExpired(record: MemoryRecord, now: number): boolean {
