@@ -1,12 +1,15 @@
+/** In place of a result: the step goes in a statement of its own after all, for which no others wait. */
+export const ALONE = Symbol('alone')
+
 /** How the steps that come together are sent. */
 export interface Batching<TStep, TResult> {
   /** Carries out one step in a statement of its own. */
   one(step: TStep): Promise<TResult>
   /**
    * Carries out several steps in one statement, and gives a result for each, in their order. When it rejects, none of
-   * them was carried out, or carrying it out again changes nothing.
+   * them was carried out, or carrying it out again changes nothing; nor does it for a step that is to go `ALONE`.
    */
-  many(steps: readonly TStep[]): Promise<readonly TResult[]>
+  many(steps: readonly TStep[]): Promise<readonly (TResult | typeof ALONE)[]>
   /** Whether the rejection of `many` may be the fault of one step alone: then each is sent in a statement of its own. */
   isOnesFault(error: unknown): boolean
 }
@@ -16,7 +19,7 @@ export type Batch<TStep, TResult> = (step: TStep) => Promise<TResult>
 
 interface Waiting<TStep, TResult> {
   readonly step: TStep
-  readonly resolve: (result: TResult | Promise<TResult>) => void
+  readonly resolve: (result: TResult) => void
   readonly reject: (error: unknown) => void
 }
 
@@ -81,7 +84,11 @@ export function createBatch<TStep, TResult>(batching: Batching<TStep, TResult>):
     if (others.length === 0) return alone(first)
     try {
       const results = await batching.many(together.map(({ step }) => step))
-      for (const [index, { resolve }] of together.entries()) resolve(results[index] as TResult)
+      for (const [index, each] of together.entries()) {
+        const result = results[index] as TResult | typeof ALONE
+        if (result === ALONE) alone(each)
+        else each.resolve(result)
+      }
     } catch (error) {
       if (batching.isOnesFault(error)) await Promise.all(together.map(alone))
       else for (const { reject } of together) reject(error)

@@ -1,7 +1,7 @@
 import type { ClaimRequest } from '../contract/store.js'
 import type { TableNames } from './postgres-names.js'
-import { bucketOf, foundText, ms } from './postgres-record.js'
-import { BATCH_LOCK_TIMEOUT_MS, batchText, PLANNED_FOR_GROWTH } from './postgres-steps.js'
+import { bucketOf, type Claimed, foundText, ms } from './postgres-record.js'
+import { BATCH_LOCK_TIMEOUT_MS, batchText, LONGEST_IN_BATCH, PLANNED_FOR_GROWTH } from './postgres-steps.js'
 
 /** Columns that begin anew when an id is claimed again after its record has expired. */
 const BEGUN_ANEW = [
@@ -21,13 +21,23 @@ const BEGUN_ANEW = [
 const NEW_RECORD =
   '(id, token, fingerprint, lease_until, expires_at, expiry_bucket, scope, key, route, first_seen_at, status, fence)'
 
+/** What a claim of a batch finds in place of an outcome that is too long for it. */
+export const LONG = 'long'
+
+/** What `claimsFunction` says of the claim at a place: null for a new record. */
+export interface PlacedAnswer {
+  readonly p: number
+  readonly found: Claimed | typeof LONG | null
+}
+
 /** How often a claim looks again when others come between its statements. */
 const CLAIM_ATTEMPTS = 10
 
 /**
  * The function that claims a record, or reads it. It gives null for a new record, and else what `claimResultOf` reads: a
  * row of several columns is dearer than the insert's index. A new record costs one insert; a record that only answers is
- * read without a lock and without a write.
+ * read without a lock and without a write. Where its outcome has more than `p_longest` bytes, the answer is `LONG` in its
+ * place: lengths are known without reading what is stored apart.
  */
 export function claimFunction({ table, claim }: TableNames): string {
   const isLiveAt = (now: string): string => `r.expires_at > ${now}`
@@ -44,7 +54,8 @@ export function claimFunction({ table, claim }: TableNames): string {
   return `
 create or replace function ${claim}(
   p_id text, p_token text, p_fingerprint text, p_lease_ms float8, p_ttl_ms float8, p_take_over boolean,
-  p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean
+  p_scope text, p_key text, p_route text, p_first_seen_at float8, p_may_be_lost boolean,
+  p_longest int default null
 ) returns text language plpgsql ${PLANNED_FOR_GROWTH} as $claim$
 #variable_conflict use_column
 declare
@@ -74,6 +85,9 @@ begin
     -- One look at the clock: by two, a lease that lapses in between is neither taken over nor running.
     looked_at := clock_timestamp();
     if ${isLiveAt('looked_at')} and not ${isOursAt('looked_at')} then
+      if octet_length(r.head) + coalesce(octet_length(r.body), 0) > p_longest then
+        return '"${LONG}"';
+      end if;
       return ${foundText('r', 'looked_at')};
     end if;
     update ${table} r set
@@ -130,7 +144,8 @@ export function claimValues(request: ClaimRequest): unknown[] {
 
 /** The values of several claims, in the order of the arguments of `claimsFunction`. They may be lost if each of them may. */
 export function claimsValues(requests: readonly ClaimRequest[]): unknown[] {
-  const claims = requests.map(({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }) => ({
+  const claims = requests.map(({ id, token, fingerprint, leaseMs, ttlMs, takeOver, meta }, place) => ({
+    p: place,
     id,
     t: token,
     f: fingerprint,
@@ -147,19 +162,21 @@ export function claimsValues(requests: readonly ClaimRequest[]): unknown[] {
 
 /**
  * The function that makes several claims, each as `claimFunction` does. They come as a `batchText`. New records are one
- * insert; a claim that finds a record is made by itself. It gives null when all of them are new records, and else a list of
- * those that are not: the token, and what `claimFunction` gives.
+ * insert; a claim that finds a record is made by itself. It gives null when all of them are new records, and else a list with
+ * a `PlacedAnswer` for each of them, so that none is granted for want of an answer.
  */
 export function claimsFunction({ table, claim, claims }: TableNames): string {
   const asked = `json_to_recordset(p_claims::json) as c(
-    id text, t text, f text, l float8, r float8, o boolean, s text, k text, n text, a float8
+    p int, id text, t text, f text, l float8, r float8, o boolean, s text, k text, n text, a float8
   )`
   return `
 create or replace function ${claims}(p_claims text, p_count int, p_may_be_lost boolean)
 returns text language plpgsql ${PLANNED_FOR_GROWTH} as $claims$
 declare
   setting text := set_config('lock_timeout', '${BATCH_LOCK_TIMEOUT_MS}', true);
-  granted text[];
+  -- An id is new once at most, whoever else of the batch asks for it.
+  ids text[];
+  tokens text[];
 begin
   if p_may_be_lost then
     setting := set_config('synchronous_commit', 'off', true);
@@ -171,18 +188,19 @@ begin
       ${bucketOf(`clock_timestamp() + ${ms('greatest(l, r)')}`)}, s, k, n, a::bigint, 'running', 1
     from ${asked}
     on conflict do nothing
-    returning token
+    returning id, token
   )
-  select array_agg(w.token) into granted from won w;
-  if cardinality(granted) = p_count then
+  select array_agg(w.id), array_agg(w.token) into ids, tokens from won w;
+  if cardinality(ids) = p_count then
     return null;
   end if;
   return (
     select json_agg(json_build_object(
-      't', c.t, 'found', ${claim}(c.id, c.t, c.f, c.l, c.r, c.o, c.s, c.k, c.n, c.a, p_may_be_lost)::json
+      'p', c.p, 'found', case when c.t = tokens[array_position(ids, c.id)] then null else
+        ${claim}(c.id, c.t, c.f, c.l, c.r, c.o, c.s, c.k, c.n, c.a, p_may_be_lost, ${LONGEST_IN_BATCH})::json
+      end
     ))
     from ${asked}
-    where granted is null or c.t <> all (granted)
   );
 end
 $claims$;`

@@ -87,6 +87,12 @@ export type StepName = keyof typeof STEPS
 export const BATCH_LOCK_TIMEOUT_MS = 50
 
 /**
+ * How many bytes of a body that is to be kept, or of an outcome that is found, travel in a batch. What is longer goes in a
+ * statement of its own, so that no others wait for it: what a batch finds stays below a megabyte or so.
+ */
+export const LONGEST_IN_BATCH = 8192
+
+/**
  * Makes functions plan as for a large table. A connection keeps its plans, and one that was made when the table was nearly
  * empty would read all of it for every step until statistics are gathered again.
  */

@@ -12,8 +12,8 @@ import type {
   TransactionEnd,
   TransactionSettings,
 } from '../contract/store.js'
-import { type Batch, createBatch } from './postgres-batch.js'
-import { claimsValues, claimValues } from './postgres-claim.js'
+import { ALONE, type Batch, createBatch } from './postgres-batch.js'
+import { claimsValues, claimValues, LONG, type PlacedAnswer } from './postgres-claim.js'
 import { asBuffer, CLAIM_LOST, completionValues } from './postgres-complete.js'
 import {
   type DriverEnd,
@@ -35,7 +35,7 @@ import {
   NEWLY_ACQUIRED,
 } from './postgres-record.js'
 import { type AnswerRow, createStatements, SWEEP_BATCH, sweepStatement } from './postgres-statements.js'
-import { type HolderStep, type StepName, stepsValues } from './postgres-steps.js'
+import { type HolderStep, LONGEST_IN_BATCH, type StepName, stepsValues } from './postgres-steps.js'
 import { ASSIGN_NUMBER, type TwofoldStatement } from './postgres-text.js'
 
 export type {
@@ -102,14 +102,6 @@ export interface PostgresStore extends IdempotencyStore {
   migrationSql(): string
 }
 
-/** A longer body goes in a statement of its own, so that no others wait for it. */
-const LONGEST_IN_BATCH = 8192
-/** What the function that makes several claims says of one that is no new record. */
-interface OtherClaim {
-  readonly t: string
-  readonly found: Claimed | null
-}
-
 /** How many records a page of a list has. Each has its body, which may be a megabyte. */
 const LIST_PAGE = 50
 const OLDEST_SERVER = 130_000
@@ -120,6 +112,8 @@ const LONGEST_REPEAT_MS = 200
 /**
  * Keeps records in Postgres 13 and newer. Every step is one statement and one round trip. None is prepared, unless
  * `prepare` says so, so that it goes through PgBouncer in transaction mode. The client stays yours: it is never closed.
+ * Keep `maxBodyBytes` below 100 MiB: a record comes as one text, and `pg` ends the process over one that Node cannot hold, which
+ * a body of some 370 MiB makes.
  *
  * @param client a `pg` Pool, or what `pglite(db)` or `postgresJs(sql)` makes of another client.
  * @throws {OptionsError} when the client is none of them, a name is no identifier, or an option is wrong.
@@ -152,10 +146,16 @@ export function postgresStore(
       return claimResultOf(await answerOf<Claimed>(text, claimValues(request)))
     },
     async many(requests) {
-      const others = await answerOf<readonly OtherClaim[]>(statements.claims, claimsValues(requests))
-      if (others === null) return requests.map(() => NEWLY_ACQUIRED)
-      const found = new Map(others.map(({ t, found }) => [t, claimResultOf(found)]))
-      return requests.map(({ token }) => found.get(token) ?? NEWLY_ACQUIRED)
+      const answers = await answerOf<readonly PlacedAnswer[]>(statements.claims, claimsValues(requests))
+      if (answers === null) return requests.map(() => NEWLY_ACQUIRED)
+      const results = new Map<number, ClaimResult | typeof ALONE>(
+        answers.map(({ p, found }) => [p, found === LONG ? ALONE : claimResultOf(found)]),
+      )
+      return requests.map((_, place) => {
+        const result = results.get(place)
+        if (result === undefined) throw new Error('Postgres gave no answer for a claim of a batch')
+        return result
+      })
     },
     // A refused statement, or a record that this version cannot read.
     isOnesFault: (error) => isRefusal(error) || error instanceof StoreUnfitError,

@@ -1,10 +1,18 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { Client, Pool } from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, vi } from 'vitest'
 import type { ClaimRequest, ClaimResult, Outcome } from '../../src/contract/store.js'
 import { type PostgresQuery, postgresStore } from '../../src/stores/postgres.js'
-import { type Batching, createBatch } from '../../src/stores/postgres-batch.js'
-import { aClaim, anOutcome, assertOutcome, HOUR, lapsed, times } from '../../src/testing/store-fixtures.js'
+import { ALONE, type Batching, createBatch } from '../../src/stores/postgres-batch.js'
+import {
+  aClaim,
+  anId,
+  anOutcome,
+  assertOutcome,
+  HOUR,
+  lapsed,
+  times,
+} from '../../src/testing/store-fixtures.js'
 import { type Gate, gate } from '../support/gate.js'
 import { describeWith } from '../support/services.js'
 
@@ -107,6 +115,30 @@ describe('a batch', () => {
       { status: 'fulfilled', value: 'c done' },
     ])
     expect(sent.map(({ steps }) => steps)).toEqual([['a', 'bad', 'c'], ['a'], ['bad'], ['c']])
+  })
+
+  it('waits for no step that is to go alone after all, neither with the others nor with what comes next', async () => {
+    const batch = createBatch({
+      ...batching,
+      many: async (steps) =>
+        (await statement(steps)).map((result) => (result.startsWith('long') ? ALONE : result)),
+    })
+    const long = [batch('long'), batch('long and bad')]
+    const others = [batch('a'), batch('b')]
+    await stepsOf(0)
+    sent[0]?.ends.open()
+    expect(await Promise.all(others)).toEqual(['a done', 'b done'])
+    const next = [batch('c'), batch('d')]
+    expect(await stepsOf(3)).toEqual(['c', 'd'])
+    sent[3]?.ends.open()
+    expect(await Promise.all(next)).toEqual(['c done', 'd done'])
+    expect(sent.map(({ steps }) => steps).slice(1, 3)).toEqual([['long'], ['long and bad']])
+    fails = ([step]) => (step === 'long and bad' ? new Error('lost') : undefined)
+    for (const { ends } of sent) ends.open()
+    expect(await Promise.allSettled(long)).toEqual([
+      { status: 'fulfilled', value: 'long done' },
+      { status: 'rejected', reason: new Error('lost') },
+    ])
   })
 
   it('fails all of them when the connection was lost, and sends what comes next', async () => {
@@ -234,6 +266,87 @@ describeWith(['postgres'], 'claims that come together', () => {
       expect({ ...row, ...SET_APART }).toEqual({ ...like, ...SET_APART })
     }
     expect(rows).toHaveLength(2)
+  })
+
+  it('have nobody wait for those that find a long body', async () => {
+    const released = gate()
+    const alone = vi.fn<(text: string) => void>()
+    const answers: string[] = []
+    const store = postgresStore({
+      async query(query: PostgresQuery) {
+        if (query.text.includes('oncekey_records_claim"')) {
+          alone(query.text)
+          await released.opened
+        }
+        const result = await pool.query(query)
+        if (query.text.includes('oncekey_records_claims"')) answers.push(result.rows[0].answer)
+        return result
+      },
+    })
+    const plain = postgresStore(pool)
+    const kept = times(20, () => ({ claim: aClaim(), outcome: anOutcome({ body: randomBytes(200 * 1024) }) }))
+    // A long head is as long.
+    kept.push({ claim: aClaim(), outcome: anOutcome({ head: JSON.stringify('h'.repeat(9000)), body: null }) })
+    const [short, expired] = [aClaim(), aClaim()]
+    const whole = anOutcome({ head: '{}', body: randomBytes(8190) })
+    for (const { claim, outcome } of kept) {
+      await plain.claim(claim)
+      await plain.complete(claim.id, claim.token, outcome, HOUR)
+    }
+    await plain.claim(short)
+    await plain.complete(short.id, short.token, whole, HOUR)
+    await plain.claim(expired)
+    await plain.complete(expired.id, expired.token, anOutcome({ body: randomBytes(200 * 1024) }), 1)
+    await expect.poll(() => plain.find(expired.id)).toBeUndefined()
+
+    const fresh = store.claim(aClaim())
+    const replays = kept.map(({ claim }) => store.claim(aClaim({ id: claim.id })))
+    const replay = store.claim(aClaim({ id: short.id }))
+    const anew = store.claim(aClaim({ id: expired.id }))
+    expect(await fresh).toEqual({ status: 'acquired', fence: 1 })
+    expect(await anew).toEqual({ status: 'acquired', fence: 1 })
+    assertOutcome(outcomeOf(await replay), whole)
+    expect(await Promise.all(times(2, () => store.claim(aClaim())))).toMatchObject([
+      { status: 'acquired' },
+      { status: 'acquired' },
+    ])
+    expect(alone).toHaveBeenCalledTimes(kept.length)
+    expect(answers).toHaveLength(2)
+    expect(Math.max(...answers.map((answer) => answer?.length ?? 0))).toBeLessThan(20_000)
+    released.open()
+    for (const [index, { outcome }] of kept.entries())
+      assertOutcome(outcomeOf((await replays[index]) ?? expect.fail()), outcome)
+    expect(alone).toHaveBeenCalledTimes(kept.length)
+  })
+
+  it('are matched by their place, whoever shares a token or an id', async () => {
+    const store = watched()
+    const held = aClaim()
+    await store.claim(held)
+    statements.length = 0
+    const [one, twice] = [aClaim(), aClaim()]
+    const results = await Promise.all([
+      store.claim(one),
+      store.claim({ ...held, token: one.token }),
+      store.claim(twice),
+      store.claim({ ...twice, token: anId() }),
+      store.claim(twice),
+    ])
+    expect(results.map(({ status }) => status)).toEqual([
+      'acquired',
+      'running',
+      'acquired',
+      'running',
+      'acquired',
+    ])
+    expect(statements).toHaveLength(1)
+  })
+
+  it('are not taken for granted where an answer is missing', async () => {
+    const answer = JSON.stringify([{ p: 1, found: null }])
+    const store = postgresStore({ query: async () => ({ rows: [{ answer }] }) })
+    const missing = { reason: { message: expect.stringContaining('no answer for a claim') } }
+    expect(await Promise.allSettled(times(2, () => store.claim(aClaim())))).toMatchObject([missing, missing])
   })
 
   it('give one claim to one of many who ask for it', async () => {
@@ -586,6 +699,11 @@ describeWith(['postgres'], 'a table that was nearly empty when its statistics we
     expect(fetched).toBeLessThan(5000)
   })
 })
+
+function outcomeOf(result: ClaimResult): Outcome {
+  if (result.status !== 'completed') throw new Error(`It is ${result.status}`)
+  return result.outcome
+}
 
 /** Columns in which two records may differ. */
 const SET_APART = Object.fromEntries(
