@@ -129,11 +129,12 @@ async function holdingBack<T>(state: RequestState, reply: FastifyReply, work: ()
     letGo(state, reply)
   }
   if (state.hasHandlerEnded) {
-    // What Fastify then wanted to send was held back with the rest, and nobody else will answer.
     const error = new TransactionMisuseError(
       'transaction() was not awaited: write "return" or "await" before it',
     )
-    reply.send(error)
+    state.exchange?.misuse(error)
+    // What Fastify then wanted to send was held back with the rest, and nobody else will answer; or it waits for this.
+    if (state.keeping === undefined) reply.send(error)
     throw error
   }
   if (value === reply) value = undefined

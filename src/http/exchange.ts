@@ -31,6 +31,8 @@ export interface Exchange {
   readonly isOpen: boolean
   /** What a transaction has committed: the answer of this request, whatever its handler does afterwards. */
   readonly committed: GivenAnswer | 'too-long' | undefined
+  /** The handler did not wait for its transaction, which was rolled back: whatever it answers, `error` is the answer. */
+  misuse(error: TransactionMisuseError): void
   /** Nothing happened: the handler's answer is not kept, and a retry runs it again. */
   forget(): void
   /** Makes a key for a downstream call: the same in every run of this operation. */
@@ -107,6 +109,7 @@ class HeldExchange<TRequest> implements Exchange {
   /** The last transaction that was begun, whether anybody waits for it or not. It does not reject. */
   #transaction: Promise<void> | undefined
   #hasRolledBack = false
+  #misuse: TransactionMisuseError | undefined
   /** Why the last transaction failed, where that was not the work's own doing. */
   #failure: unknown
   /** What the handler has saved in a transaction of its own. */
@@ -124,6 +127,10 @@ class HeldExchange<TRequest> implements Exchange {
 
   get isOpen(): boolean {
     return this.#isOpen
+  }
+
+  misuse(error: TransactionMisuseError): void {
+    this.#misuse = error
   }
 
   forget(): void {
@@ -290,6 +297,7 @@ class HeldExchange<TRequest> implements Exchange {
 
   /** The failed transaction that a failure answers for. A handler that made up for it has an answer of its own. */
   #failureBehind(status: number): unknown {
+    if (this.#misuse !== undefined) return this.#misuse
     return status >= 400 || this.#failure instanceof ClaimLostError ? this.#failure : undefined
   }
 
