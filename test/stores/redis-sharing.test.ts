@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { Redis, type RedisOptions } from 'ioredis'
-import { afterAll, beforeAll, expect, it, onTestFinished, vi } from 'vitest'
+import { afterAll, beforeAll, expect, inject, it, onTestFinished, vi } from 'vitest'
 import type { ClaimRequest, IdempotencyStore } from '../../src/contract/store.js'
 import { type RedisArgument, type RedisClient, redisStore } from '../../src/stores/redis.js'
 import { sharing } from '../../src/stores/redis-batch.js'
@@ -534,6 +534,7 @@ function sha(script: string): string {
 }
 
 describeWith(['redis'], 'redisStore, where a cluster poses as one node', () => {
+  const { redisUrl } = inject('services')
   let node: RedisServer
   let single: Redis
   beforeAll(async () => {
@@ -562,6 +563,32 @@ describeWith(['redis'], 'redisStore, where a cluster poses as one node', () => {
     expect(await store.check?.()).toEqual([expect.stringContaining('persists nothing')])
     await single.script('LOAD', CLAIM)
     await Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    expect(sent).toEqual([1, 1, 1])
+  })
+
+  it('carries out each step of a command that it refuses, and shares no more', async () => {
+    const plain = new Redis(redisUrl, { socketTimeout: 5000 })
+    onTestFinished(() => plain.disconnect())
+    const sent: unknown[] = []
+    let to = plain
+    const store = redisStore({
+      info: plain.info.bind(plain),
+      config: plain.config.bind(plain),
+      callBuffer(command: string, args: RedisArgument[]) {
+        if (command === 'evalsha') sent.push(args[1])
+        return to.callBuffer(command, args)
+      },
+    })
+    await store.check?.()
+    await single.script('LOAD', CLAIM)
+    to = single
+    const claimThree = async () => {
+      const claims = await Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
+      expect(claims.map(({ status }) => status)).toEqual(['acquired', 'acquired', 'acquired'])
+    }
+    await claimThree()
+    expect(sent.splice(0)).toEqual([3, 1, 1, 1])
+    await claimThree()
     expect(sent).toEqual([1, 1, 1])
   })
 })
