@@ -1,4 +1,5 @@
 import type { MaybePromise } from '../contract/maybe-promise.js'
+
 /** What a command takes. */
 export type RedisArgument = string | number | Buffer
 
@@ -77,6 +78,8 @@ export interface Sharing<T> {
   readonly turns: Pick<Turns, 'atEnd'>
   /** Runs the script of these steps on several keys. Its reply is the server's time in ms, and a reply for each key. */
   evaluate(keys: readonly string[], args: readonly RedisArgument[]): Promise<unknown>
+  /** The reply for a key whose step the script left for a command of its own. It never leaves out one that is alone. */
+  readonly leftOut?: unknown
   /** Reads the reply for one key. */
   read(reply: unknown, now: number): MaybePromise<T>
 }
@@ -98,7 +101,7 @@ const MOST_STEPS = 64
  * Lets the steps of one kind that come up in one turn of the event loop share a command: what a command costs ioredis and
  * the server is more than what a step does.
  */
-export function sharing<T>({ permit, turns, evaluate, read }: Sharing<T>): Step<T> {
+export function sharing<T>({ permit, turns, evaluate, leftOut, read }: Sharing<T>): Step<T> {
   let waiting: Waiting<T>[] = []
 
   function flush(): void {
@@ -121,21 +124,28 @@ export function sharing<T>({ permit, turns, evaluate, read }: Sharing<T>): Step<
     try {
       replies = (await evaluate(keys, args)) as unknown[]
     } catch (error) {
-      // Some servers are clusters that pose as one node, and take commands for one of their nodes only. They say so before
-      // they have done anything.
-      if (steps.length > 1 && isAboutSlots(error)) {
-        permit.isGiven = false
+      // What the server refuses to one step (it has no memory left for a claim, or too few replicas) ends the script of all
+      // of them. Those behind it have not been tried, and those before it are done: steps may be repeated.
+      if (steps.length > 1 && isReply(error)) {
+        // Some servers are clusters that pose as one node, and take commands for one of their nodes only.
+        if (isAboutSlots(error)) permit.isGiven = false
         for (const step of steps) void carryOut([step])
       } else for (const { reject } of steps) reject(error)
       return
     }
     const now = replies[0] as number
-    for (const [index, step] of steps.entries())
+    for (const [index, step] of steps.entries()) {
+      const reply = replies[index + 1]
+      if (steps.length > 1 && reply === leftOut) {
+        void carryOut([step])
+        continue
+      }
       try {
-        step.resolve(read(replies[index + 1], now))
+        step.resolve(read(reply, now))
       } catch (error) {
         step.reject(error)
       }
+    }
   }
 
   return (key, args) =>
@@ -152,6 +162,12 @@ export function sharing<T>({ permit, turns, evaluate, read }: Sharing<T>): Step<
     })
 }
 
-function isAboutSlots(error: unknown): boolean {
+/** Whether the server has answered with this error. Of a connection that broke nobody knows what was done. */
+function isReply(error: unknown): boolean {
+  return error instanceof Error && error.name === 'ReplyError'
+}
+
+/** Whether a server says that it takes no command over several keys. */
+export function isAboutSlots(error: unknown): boolean {
   return error instanceof Error && /\bCROSSSLOT\b|same (hash )?slot/i.test(error.message)
 }

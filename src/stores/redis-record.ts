@@ -3,6 +3,7 @@ import { OutcomeUnreadableError, StoreUnfitError } from '../contract/errors.js'
 import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { ClaimRequest, ClaimResult, Outcome, RecordMeta, StoredRecord } from '../contract/store.js'
 import { compressed, decompressed } from './compression.js'
+import { TIME_START, TOKEN_START } from './redis-scripts.js'
 
 /** A record as Redis holds it, and nothing of it decoded that not everybody needs. */
 interface RedisRecord {
@@ -42,10 +43,6 @@ function parse(bytes: Buffer): RedisRecord {
     lineEnd,
   }
 }
-
-/** Where the digits and the token begin, counted from 0. */
-const TIME_START = 2
-const TOKEN_START = 16
 
 function metaOf({ bytes, metaStart, lineEnd }: RedisRecord): RecordMeta {
   const [key, route, scope, firstSeenAt] = JSON.parse(bytes.toString('utf8', metaStart, lineEnd))

@@ -10,10 +10,15 @@ export const RECORD_FORMAT = '1'
 /** What a script answers with when it meets a record that it cannot read. */
 export const UNKNOWN_FORMAT = 'ONCEKEY_UNKNOWN_FORMAT'
 
-/** Where the 13 digits begin, counted from 0; and counted from 1 the space behind them, and the token. */
-const TIME_OFFSET = 2
-const AFTER_TIME = 16
-const TOKEN_START = 17
+/** Where the 13 digits and the token begin, counted from 0. Lua counts from 1. */
+export const TIME_START = 2
+export const TOKEN_START = 16
+
+/** Once a command answers with so many bytes of records, it answers with no more of them. */
+const MOST_BYTES = 65_536
+
+/** What a claim is answered with that is left for a command of its own. No fence, and never the answer of one alone. */
+export const LEFT_OUT = 0
 
 /** Reads the server's clock, in ms. Scripts run atomically, and their effects are replicated, not their commands. */
 const NOW = `
@@ -37,10 +42,13 @@ const digits = (ms: string): string => `string.format('%013.0f', math.min(${ms},
  * Claims records, each for itself: one that cannot be read does not keep the others from being claimed.
  * KEYS records. ARGV two for each: lease in ms, ttl in ms and no shorter, and `1` to take a lapsed claim over, else `0`,
  * with spaces between; and the claim: token, fence 1, fingerprint and meta as in a record, and a line feed.
- * Returns the time in ms, then for each the fence when it was acquired, else the record, or an error.
+ * Returns the time in ms, then for each the fence when it was acquired, else the record, or an error. Behind many bytes of
+ * records a claim that would find another one is left out, and nothing of it is done: the server would do nothing else
+ * for as long as it takes to copy them all.
  */
 export const CLAIM = `${NOW}
 local replies = { now }
+local answered = 0
 local limits, ttl, take_over, beginning
 for index, key in ipairs(KEYS) do
   local claim = ARGV[2 * index]
@@ -51,7 +59,8 @@ for index, key in ipairs(KEYS) do
     lease, ttl, take_over = string.match(limits, '^(%S+) (%S+) (%S)$')
     beginning = '${RECORD_FORMAT}R' .. ${digits('now + lease')} .. ' '
   end
-  local text = redis.pcall('GET', key)
+  local text = ${LEFT_OUT}
+  if answered < ${MOST_BYTES} or redis.call('PTTL', key) == -2 then text = redis.pcall('GET', key) end
   local reply = text
   if not text then
     redis.call('SET', key, beginning .. claim, 'PX', ttl)
@@ -71,6 +80,7 @@ for index, key in ipairs(KEYS) do
       )
     end
   end
+  if type(reply) == 'string' then answered = answered + #reply end
   replies[index + 1] = reply
 end
 return replies
@@ -86,7 +96,7 @@ local text = redis.call('GET', KEYS[1])
 if not text then return 0 end
 ${READ}
 if state ~= 'R' or token ~= ARGV[1] then return 0 end
-redis.call('SETRANGE', KEYS[1], ${TIME_OFFSET}, ${digits('now + ARGV[2]')})
+redis.call('SETRANGE', KEYS[1], ${TIME_START}, ${digits('now + ARGV[2]')})
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1
 `
@@ -108,14 +118,14 @@ for index, key in ipairs(KEYS) do
     reply = text
   elseif text and string.sub(text, 1, 1) ~= '${RECORD_FORMAT}' then
     reply = redis.error_reply('${UNKNOWN_FORMAT}')
-  elseif text and string.sub(text, ${TOKEN_START}, ${TOKEN_START - 1} + #token) == token then
+  elseif text and string.sub(text, ${TOKEN_START + 1}, ${TOKEN_START} + #token) == token then
     if string.sub(text, 2, 2) == 'C' then
       -- Whoever repeats it may wait for replicas, and WAIT knows only what its own connection wrote.
       redis.call('SETRANGE', key, 0, '${RECORD_FORMAT}')
     else
       redis.call(
         'SET', key,
-        beginning .. string.sub(text, ${AFTER_TIME}) .. ARGV[3 * index],
+        beginning .. string.sub(text, ${TOKEN_START}) .. ARGV[3 * index],
         'PX', ARGV[3 * index - 1]
       )
     end

@@ -23,11 +23,20 @@ import {
   type ReplicaDemand,
   type ReplicatedClient,
 } from './redis-replicas.js'
+import {
+  CLAIM,
+  COMPLETE,
+  FIND,
+  LEFT_OUT,
+  RELEASE,
+  REMOVE,
+  RENEW,
+  SETTLE,
+  UNKNOWN_FORMAT,
+} from './redis-scripts.js'
 
 export type { RedisArgument, RedisSender } from './redis-batch.js'
 export type { RedisConnection, RedisPipeline } from './redis-replicas.js'
-
-import { CLAIM, COMPLETE, FIND, RELEASE, REMOVE, RENEW, SETTLE, UNKNOWN_FORMAT } from './redis-scripts.js'
 
 /** The part of an ioredis client that the Redis store uses: `Redis` or `Cluster`, of ioredis 5 and 6. */
 export interface RedisClient extends RedisSender {
@@ -112,8 +121,9 @@ const scripts = {
 }
 
 /**
- * Keeps records in Redis: one node, Sentinel or Cluster. Every step is one script on one key, and one round trip. The
- * client stays yours: it is never closed. What a failover can lose is said in `docs/stores.md`.
+ * Keeps records in Redis: one node, Sentinel or Cluster. Every step is decided by a script, in one round trip; after
+ * `check`, the claims of one turn of the event loop share a command, and so do its completions. The client stays yours: it is
+ * never closed. What a failover can lose is said in `docs/stores.md`.
  *
  * @throws {OptionsError} when the client lacks a method, or an option is wrong.
  */
@@ -159,7 +169,11 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   const permit: Permit = { isGiven: false }
 
   /** A step whose script takes any number of keys. */
-  function step<T>(script: Script, read: (reply: unknown, now: number) => MaybePromise<T>): Step<T> {
+  function step<T>(
+    script: Script,
+    read: (reply: unknown, now: number) => MaybePromise<T>,
+    leftOut?: unknown,
+  ): Step<T> {
     const readOrRefuse = (reply: unknown, now: number): MaybePromise<T> =>
       reply instanceof Error ? refuse(reply) : read(reply, now)
     if (mayEverShare)
@@ -167,6 +181,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
         permit,
         turns,
         evaluate: (keys, args) => evaluate(script, keys, args),
+        leftOut,
         read: readOrRefuse,
       })
     return async (key, args) => {
@@ -175,7 +190,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
     }
   }
 
-  const claim = step(scripts.claim, asClaimResult)
+  const claim = step(scripts.claim, asClaimResult, LEFT_OUT)
   const complete = step(scripts.complete, isOne)
 
   async function succeeds(
@@ -205,9 +220,15 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
 
   async function sharingWarnings(): Promise<readonly string[]> {
     if (!mayEverShare) return []
-    const result = await probeSharing(send, prefix)
-    permit.isGiven = result === 'safe'
-    return result === 'lost' ? [ROUTED_BY_FIRST_KEY] : []
+    try {
+      const result = await probeSharing(send, prefix)
+      permit.isGiven = result === 'safe'
+      return result === 'lost' ? [ROUTED_BY_FIRST_KEY] : []
+    } catch (error) {
+      return [
+        `Whether steps may share commands could not be tried (${messageOf(error)}): ${permit.isGiven ? 'they go on sharing them' : 'they are sent one by one'} until the next check, as at a start`,
+      ]
+    }
   }
 
   /** The ids of all records, a page at a time, of every master of a cluster. */

@@ -92,10 +92,10 @@ export function createSealer(keys: readonly [Uint8Array, ...Uint8Array[]], above
       } catch (cause) {
         throw unreadable(id, 'is not what was sealed for this record', { cause })
       }
-      const first = opened.readUInt32BE()
-      const isCompressed = first >= COMPRESSED
+      const lengthWord = opened.readUInt32BE()
+      const isCompressed = lengthWord >= COMPRESSED
       const headStart = isCompressed ? 2 * LENGTH_BYTES : LENGTH_BYTES
-      const bodyStart = headStart + (isCompressed ? first - COMPRESSED : first)
+      const bodyStart = headStart + (isCompressed ? lengthWord - COMPRESSED : lengthWord)
       const { result } = outcome
       const head = opened.toString('utf8', headStart, bodyStart)
       if (outcome.body === null) return { result, head, body: null }

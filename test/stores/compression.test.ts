@@ -8,6 +8,7 @@ import { redisStore } from '../../src/stores/redis.js'
 import { sealedStore } from '../../src/stores/sealed.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, assertOutcome, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
+import { checked } from '../support/checked-store.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
 
@@ -63,17 +64,55 @@ describeWith(['redis'], 'redisStore that compresses', () => {
   const compress = { aboveBytes: 0 }
 
   it.each(storeContract)('$name', async ({ run }) => {
-    await run(redisStore(client, { compress }))
+    await run(await checked(redisStore(client, { compress })))
   })
 
   it('follows the model through any interleaving of clients', async () => {
-    await checkStoreModel(() => redisStore(client, { compress, prefix: `${randomUUID()}:` }), { numRuns: 10 })
+    const store = await checked(redisStore(client, { compress, prefix: `${randomUUID()}:` }))
+    await checkStoreModel(() => store, { numRuns: 10 })
   })
 
   it.each(BODIES)('gives back %s, to processes without the option too', async (_, body) => {
     const id = await completed(redisStore(client, { compress: { aboveBytes: 1024 } }), body)
     await expectOutcome(redisStore(client), id, body)
     await expectOutcome(redisStore(client, { compress }), id, body)
+  })
+
+  it('gives each claim of a shared command its own body, some of them later than others', async () => {
+    const sent: unknown[] = []
+    const prefix = `${randomUUID()}:`
+    const store = await checked(
+      redisStore(
+        {
+          info: client.info.bind(client),
+          config: client.config.bind(client),
+          callBuffer(command: string, args: (string | Buffer | number)[]) {
+            if (command === 'evalsha') sent.push(args[1])
+            return client.callBuffer(command, args)
+          },
+        },
+        { compress, prefix },
+      ),
+    )
+    // The long ones are read by other threads, the short ones at once.
+    const bodies = [aList(30_000), aList(1000), Buffer.alloc(500_000, '{'), Buffer.from('{}'), aList(20_000)]
+    const ids = await Promise.all(bodies.map((body) => completed(store, body)))
+    const cut = await completed(store, aList(30_000))
+    const record = (await client.getBuffer(prefix + cut)) ?? expect.fail()
+    await client.set(prefix + cut, record.subarray(0, -1))
+    sent.length = 0
+    const [unreadable, fresh, ...found] = await Promise.allSettled(
+      [cut, aClaim().id, ...ids].map((id) => store.claim(aClaim({ id }))),
+    )
+    expect(sent).toEqual([bodies.length + 2])
+    expect(unreadable).toMatchObject({ status: 'rejected', reason: UNREADABLE })
+    expect(fresh).toMatchObject({ value: { status: 'acquired', fence: 1 } })
+    for (const [index, claim] of found.entries()) {
+      if (claim.status !== 'fulfilled' || claim.value.status !== 'completed')
+        throw new Error(`Claim ${index} was not answered`)
+      assertOutcome(claim.value.outcome, anOutcome({ body: bodies[index] ?? null }))
+    }
+    expect(found).toHaveLength(bodies.length)
   })
 
   it('gives back what was settled', async () => {

@@ -1,11 +1,12 @@
 import { createHash, randomUUID } from 'node:crypto'
-import { Redis } from 'ioredis'
-import { afterAll, beforeAll, expect, it, onTestFinished, vi } from 'vitest'
+import { Redis, type RedisOptions } from 'ioredis'
+import { afterAll, beforeAll, expect, inject, it, onTestFinished, vi } from 'vitest'
 import type { ClaimRequest, IdempotencyStore } from '../../src/contract/store.js'
 import { type RedisArgument, type RedisClient, redisStore } from '../../src/stores/redis.js'
 import { sharing } from '../../src/stores/redis-batch.js'
 import { CLAIM, COMPLETE } from '../../src/stores/redis-scripts.js'
-import { aClaim, anOutcome, HOUR } from '../../src/testing/store-fixtures.js'
+import { aClaim, anOutcome, assertOutcome, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
+import { startFaultProxy } from '../../src/testing/test-kit.js'
 import { gate } from '../support/gate.js'
 import { type RedisServer, startRedisServer } from '../support/redis-server.js'
 import { describeWith } from '../support/services.js'
@@ -308,7 +309,232 @@ describeWith(['redis'], 'redisStore, where commands may share their way', () => 
   })
 })
 
+describeWith(['redis'], 'redisStore, where the steps of a command do not fare alike', () => {
+  let server: RedisServer
+  let admin: Redis
+  beforeAll(async () => {
+    server = await startRedisServer()
+    admin = new Redis(server.url)
+    await Promise.all([CLAIM, COMPLETE].map((text) => admin.script('LOAD', text)))
+  })
+  afterAll(async () => {
+    admin.disconnect()
+    await server.stop()
+  })
+
+  /** A client of its own for this test. */
+  function connect(options: Pick<RedisOptions, 'retryStrategy'> = {}, url = server.url): Redis {
+    const client = new Redis(url, { socketTimeout: 5000, ...options })
+    // Without a listener, ioredis writes every error to the console.
+    client.on('error', () => {})
+    onTestFinished(() => client.disconnect())
+    return client
+  }
+
+  /** A store, and how many keys each command of its steps had. */
+  function aStore(client = connect()): { readonly store: IdempotencyStore; readonly sent: unknown[] } {
+    const sent: unknown[] = []
+    const store = redisStore({
+      info: client.info.bind(client),
+      config: client.config.bind(client),
+      options: client.options,
+      callBuffer(command: string, args: RedisArgument[]) {
+        if (command === 'evalsha') sent.push(args[1])
+        return client.callBuffer(command, args)
+      },
+    })
+    return { store, sent }
+  }
+
+  async function completedWith(store: IdempotencyStore, outcome = anOutcome()): Promise<string> {
+    const claim = aClaim()
+    await store.claim(claim)
+    expect(await store.complete(claim.id, claim.token, outcome, HOUR)).toBe(true)
+    return claim.id
+  }
+
+  /** Sets up the server in another way until the test is over, or `undo` is called. */
+  async function set(name: string, value: string): Promise<{ undo(): Promise<void> }> {
+    const [, before = ''] = (await admin.config('GET', name)) as string[]
+    const undo = async (): Promise<void> => void (await admin.config('SET', name, before))
+    onTestFinished(undo)
+    await admin.config('SET', name, value)
+    return { undo }
+  }
+
+  const OUT_OF_MEMORY = ['maxmemory', '1', /^OOM/] as const
+  const WITHOUT_REPLICAS = ['min-replicas-to-write', '1', /^NOREPLICAS/] as const
+
+  it.each([OUT_OF_MEMORY, WITHOUT_REPLICAS])(
+    'answers the claims that write nothing beside one that cannot be written (%s)',
+    async (name, value, message) => {
+      const { store, sent } = aStore()
+      await store.check?.()
+      const done = await Promise.all(Array.from({ length: 5 }, () => completedWith(store)))
+      const running = aClaim()
+      await store.claim(running)
+      sent.length = 0
+      const { undo } = await set(name, value)
+      const ids = [...done.slice(0, 2), aClaim().id, ...done.slice(2), running.id]
+      const claims = await Promise.allSettled(ids.map((id) => store.claim(aClaim({ id }))))
+      const completed = { value: { status: 'completed' } }
+      expect(claims).toMatchObject([
+        completed,
+        completed,
+        { status: 'rejected', reason: { message: expect.stringMatching(message) } },
+        completed,
+        completed,
+        completed,
+        { value: { status: 'running' } },
+      ])
+      expect(sent.splice(0)).toEqual([7, ...ids.map(() => 1)])
+      // What a server cannot do now takes no permit away.
+      await undo()
+      await Promise.all([aClaim(), aClaim()].map((claim) => store.claim(claim)))
+      expect(sent).toEqual([2])
+    },
+  )
+
+  it('answers the completions that write nothing beside one that cannot be written', async () => {
+    const { store } = aStore()
+    await store.check?.()
+    const [lost, held] = [aClaim(), aClaim()]
+    await Promise.all([store.claim(lost), store.claim(held)])
+    await set('maxmemory', '1')
+    const kept = await Promise.allSettled([
+      store.complete(held.id, held.token, anOutcome(), HOUR),
+      store.complete(lost.id, randomUUID(), anOutcome(), HOUR),
+    ])
+    expect(kept).toMatchObject([
+      { status: 'rejected', reason: { message: expect.stringMatching(/^OOM/) } },
+      { value: false },
+    ])
+  })
+
+  it('tells of each completion and claim what became of it, before one that Redis does not take and behind it', async () => {
+    const { store, sent } = aStore()
+    await store.check?.()
+    const held = [aClaim(), aClaim(), aClaim()]
+    await Promise.all(held.map((claim) => store.claim(claim)))
+    sent.length = 0
+    const tooLong = (index: number) => (index === 1 ? 1e21 : HOUR)
+    const kept = await Promise.allSettled(
+      held.map(({ id, token }, index) => store.complete(id, token, anOutcome(), tooLong(index))),
+    )
+    expect(kept).toMatchObject([{ value: true }, { status: 'rejected' }, { value: true }])
+    expect(sent.splice(0)).toEqual([3, 1, 1, 1])
+    const acquired = { value: { status: 'acquired', fence: 1 } }
+    const claims = await Promise.allSettled(
+      [0, 1, 2].map((index) => store.claim(aClaim({ ttlMs: tooLong(index) }))),
+    )
+    expect(claims).toMatchObject([acquired, { status: 'rejected' }, acquired])
+  })
+
+  it('repeats no step of a command whose connection broke by itself', async () => {
+    const proxy = await startFaultProxy({ target: { host: '127.0.0.1', port: server.port } })
+    onTestFinished(() => proxy.stop())
+    const client = connect({ retryStrategy: () => null }, proxy.through(server.url))
+    const { store, sent } = aStore(client)
+    await store.check?.()
+    proxy.arm({ kind: 'drop-answer', match: sha(CLAIM) })
+    const claims = await Promise.allSettled([aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    expect(claims).toMatchObject([{ status: 'rejected' }, { status: 'rejected' }])
+    expect(sent).toEqual([2])
+  })
+
+  it.each(['cut', 'drop-answer'] as const)(
+    'answers all steps of a command that ioredis sends again (%s)',
+    async (kind) => {
+      const proxy = await startFaultProxy({ target: { host: '127.0.0.1', port: server.port } })
+      onTestFinished(() => proxy.stop())
+      const { store, sent } = aStore(connect({ retryStrategy: () => 20 }, proxy.through(server.url)))
+      await store.check?.()
+      const done = await completedWith(store)
+      sent.length = 0
+      const claims = Array.from({ length: 10 }, () => aClaim())
+      const claimed = proxy.arm({ kind, match: sha(CLAIM) })
+      const [found, ...results] = await Promise.all(
+        [aClaim({ id: done }), ...claims].map((claim) => store.claim(claim)),
+      )
+      expect(found?.status).toBe('completed')
+      expect(results).toEqual(claims.map(() => ({ status: 'acquired', fence: 1 })))
+      const completed = proxy.arm({ kind, match: sha(COMPLETE) })
+      const kept = await Promise.all(
+        claims.map(({ id, token }) => store.complete(id, token, anOutcome(), HOUR)),
+      )
+      expect(kept).toEqual(claims.map(() => true))
+      expect([claimed.timesFired, completed.timesFired]).toEqual([1, 1])
+      expect(sent).toEqual([11, 10])
+    },
+  )
+
+  it.each([
+    // One record is more than a command answers with.
+    { bytes: 100 * 1024, together: 1 },
+    // Four of them are.
+    { bytes: 20 * 1024, together: 4 },
+  ])(
+    'leaves records of $bytes bytes behind the first $together to commands of their own',
+    async ({ bytes, together }) => {
+      const { store, sent } = aStore()
+      await store.check?.()
+      const bodies = Array.from({ length: 20 }, (_, index) => Buffer.alloc(bytes, `${index} `))
+      const ids = await Promise.all(bodies.map((body) => completedWith(store, anOutcome({ body }))))
+      const [running, lapsing, fresh] = [aClaim(), await lapsed(store), aClaim()]
+      await store.claim(running)
+      sent.length = 0
+      const claims = await Promise.all([
+        ...ids.map((id) => store.claim(aClaim({ id }))),
+        store.claim(running),
+        store.claim(aClaim({ id: running.id })),
+        store.claim(aClaim({ id: lapsing.id, takeOver: true })),
+        store.claim(fresh),
+      ])
+      for (const [index, body] of bodies.entries()) {
+        const claim = claims[index]
+        if (claim?.status !== 'completed') throw new Error(`Replay ${index} is ${claim?.status}`)
+        assertOutcome(claim.outcome, anOutcome({ body }))
+      }
+      expect(claims.slice(20)).toMatchObject([
+        { status: 'acquired', fence: 1 },
+        { status: 'running' },
+        { status: 'acquired', fence: 2 },
+        { status: 'acquired', fence: 1 },
+      ])
+      // All but the fresh claim would have found a record.
+      expect(sent).toEqual([24, ...Array.from({ length: 20 - together + 3 }, () => 1)])
+    },
+  )
+
+  it('says that the probe could not be tried, and keeps to what the check before has found', async () => {
+    const { store, sent } = aStore()
+    const claimTwo = () => Promise.all([aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    const couldNot = (rest: string) =>
+      expect.stringMatching(new RegExp(`could not be tried \\(OOM .*${rest}`, 's'))
+    const { undo } = await set('maxmemory', '1')
+    expect(await store.check?.()).toContainEqual(couldNot('they are sent one by one until the next check'))
+    await undo()
+    await claimTwo()
+    expect(sent.splice(0)).toEqual([1, 1])
+
+    expect(await store.check?.()).toEqual([expect.stringContaining('persists nothing')])
+    await claimTwo()
+    expect(sent.splice(0)).toEqual([2])
+
+    const again = await set('maxmemory', '1')
+    expect(await store.check?.()).toContainEqual(couldNot('they go on sharing them'))
+    await again.undo()
+    await claimTwo()
+    expect(sent).toEqual([2])
+  })
+})
+
+function sha(script: string): string {
+  return createHash('sha1').update(script).digest('hex')
+}
+
 describeWith(['redis'], 'redisStore, where a cluster poses as one node', () => {
+  const { redisUrl } = inject('services')
   let node: RedisServer
   let single: Redis
   beforeAll(async () => {
@@ -337,6 +563,32 @@ describeWith(['redis'], 'redisStore, where a cluster poses as one node', () => {
     expect(await store.check?.()).toEqual([expect.stringContaining('persists nothing')])
     await single.script('LOAD', CLAIM)
     await Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
+    expect(sent).toEqual([1, 1, 1])
+  })
+
+  it('carries out each step of a command that it refuses, and shares no more', async () => {
+    const plain = new Redis(redisUrl, { socketTimeout: 5000 })
+    onTestFinished(() => plain.disconnect())
+    const sent: unknown[] = []
+    let to = plain
+    const store = redisStore({
+      info: plain.info.bind(plain),
+      config: plain.config.bind(plain),
+      callBuffer(command: string, args: RedisArgument[]) {
+        if (command === 'evalsha') sent.push(args[1])
+        return to.callBuffer(command, args)
+      },
+    })
+    await store.check?.()
+    await single.script('LOAD', CLAIM)
+    to = single
+    const claimThree = async () => {
+      const claims = await Promise.all([aClaim(), aClaim(), aClaim()].map((claim) => store.claim(claim)))
+      expect(claims.map(({ status }) => status)).toEqual(['acquired', 'acquired', 'acquired'])
+    }
+    await claimThree()
+    expect(sent.splice(0)).toEqual([3, 1, 1, 1])
+    await claimThree()
     expect(sent).toEqual([1, 1, 1])
   })
 })

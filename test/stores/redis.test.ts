@@ -2,10 +2,11 @@ import { randomUUID } from 'node:crypto'
 import { Cluster, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis-5'
 import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest'
-import type { IdempotencyStore, ListQuery } from '../../src/contract/store.js'
+import type { ListQuery } from '../../src/contract/store.js'
 import { redisStore } from '../../src/stores/redis.js'
 import { storeContract } from '../../src/testing/store-contract.js'
 import { aClaim, anOutcome, assertOutcome, aToken, HOUR, lapsed } from '../../src/testing/store-fixtures.js'
+import { checked } from '../support/checked-store.js'
 import { type RedisServer, startRedisServer } from '../support/redis-server.js'
 import { describeWith } from '../support/services.js'
 import { checkStoreModel } from '../support/store-model.js'
@@ -19,12 +20,6 @@ beforeAll(() => {
 afterAll(() => {
   client.disconnect()
 })
-
-/** A store that shares commands, as one does after its check. */
-async function checked(store: IdempotencyStore): Promise<IdempotencyStore> {
-  await store.check?.()
-  return store
-}
 
 describeWith(['redis'], 'redisStore', () => {
   it.each(storeContract)('$name', async ({ run }) => {
