@@ -12,9 +12,9 @@ import type {
   RouteOptions,
 } from 'fastify'
 import { OptionsError, saysNothingHappened, TransactionMisuseError } from '../contract/errors.js'
-import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
+import { isPromise } from '../contract/maybe-promise.js'
 import { type Admission, admit, keyOf } from '../http/admission.js'
-import { type Exchange, endUnrun } from '../http/exchange.js'
+import { type CapturedAnswer, type Exchange, endUnrun } from '../http/exchange.js'
 import { type GivenAnswer, refusalOf, textOf } from '../http/given-answer.js'
 import { holdResponse } from '../http/held-response.js'
 import { type HttpSettings, parseRouteOptions } from '../http/http-options.js'
@@ -272,16 +272,12 @@ const onSend: onSendHookHandler = (request, reply, payload, done) => {
   if (!exchange.isOpen) return done(null, payload)
   state.isSending = true
   const captured = capturePayload(reply, payload, state.maxBodyBytes)
-  if (isPromise(captured)) return keepLater(state, reply, finishLater(state, exchange, reply, captured), done)
-  const given = end(reply, exchange, captured)
-  if (isPromise(given))
-    return keepLater(
-      state,
-      reply,
-      given.then((found) => toSend(state, found, reply, captured)),
-      done,
-    )
-  done(null, toSend(state, given, reply, captured))
+  const kept =
+    captured instanceof Promise
+      ? captured.then((read) => keep(state, exchange, reply, read))
+      : keep(state, exchange, reply, captured)
+  if (kept instanceof Promise) keepLater(state, reply, kept, done)
+  else done(null, kept)
 }
 
 /**
@@ -321,37 +317,43 @@ function putCommitted(state: RequestState, reply: FastifyReply): unknown {
   return committed?.payload
 }
 
-/** Tells how the handler has answered. */
-function end(
-  reply: FastifyReply,
-  exchange: Exchange,
-  { body, isText }: CapturedPayload,
-): MaybePromise<GivenAnswer | undefined> {
-  if (body === 'not-ours') return undefined
-  return exchange.end({ status: reply.statusCode, headers: reply.getHeaders(), body, isText })
-}
-
-async function finishLater(
+/** Tells how the handler has answered. @returns what the client gets: that, or what was given in its place. */
+function keep(
   state: RequestState,
   exchange: Exchange,
-  reply: FastifyReply,
-  payload: Promise<CapturedPayload>,
-): Promise<unknown> {
-  const captured = await payload
-  return toSend(state, await end(reply, exchange, captured), reply, captured)
-}
-
-/** What the client gets: the handler's answer, or what was given in its place. */
-function toSend(
-  state: RequestState,
-  given: GivenAnswer | undefined,
   reply: FastifyReply,
   captured: CapturedPayload,
 ): unknown {
-  if (given === undefined) return captured.payload
+  const { body, isText, payload } = captured
+  if (body === 'not-ours') return payload
+  const answer = { status: reply.statusCode, headers: reply.getHeaders(), body, isText }
+  const given = exchange.end(answer)
+  if (!isPromise(given)) return given === undefined ? payload : putGiven(state, reply, given)
+  return given.then((found) => {
+    if (found !== undefined) return putGiven(state, reply, found)
+    putBack(reply, answer)
+    return payload
+  })
+}
+
+function putGiven(state: RequestState, reply: FastifyReply, given: GivenAnswer): unknown {
   state.given = given
   put(reply, given)
   return payloadOf(given)
+}
+
+/** The handler may have gone on to set a status and headers. They are not of the answer that was kept. */
+function putBack(reply: FastifyReply, { status, headers }: Pick<CapturedAnswer, 'status' | 'headers'>): void {
+  if (reply.statusCode !== status) reply.code(status)
+  const now = reply.getHeaders()
+  for (const name in now) if (!(name in headers)) reply.removeHeader(name)
+  for (const name in headers) {
+    const value = headers[name]
+    if (now[name] === value) continue
+    // Fastify would put a cookie beside those that are there.
+    reply.removeHeader(name)
+    reply.header(name, value)
+  }
 }
 
 /** The body as Fastify sends it fastest: text in one piece with its headers. */
@@ -386,7 +388,7 @@ function watched(handler: RouteHandlerMethod): RouteHandlerMethod {
     if (returned === reply || !isPromise(returned)) return returned
     // Fastify waits for what this comes to, and not for the handler's own promise: one of another library may begin its work
     // each time that somebody asks for it.
-    return returned.then(
+    return Promise.resolve(returned).then(
       (value) => {
         state.hasHandlerEnded = true
         afterHandler(request, reply, exchange, value === undefined)
