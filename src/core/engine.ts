@@ -52,7 +52,13 @@ export interface Operation {
 /** What became of an operation that was not refused: run it, or answer with what was kept. */
 export type Begun =
   | { readonly kind: 'run'; readonly execution: Execution }
-  | { readonly kind: 'replay'; readonly outcome: Outcome; readonly ageMs: number }
+  | {
+      readonly kind: 'replay'
+      readonly outcome: Outcome
+      readonly ageMs: number
+      /** Where it was found. The cache gives the same object to each retry. */
+      readonly from: 'store' | 'cache'
+    }
 
 /** Decides for every operation whether it runs, and keeps what it answered. Adapters translate to it and back. */
 export interface Engine {
@@ -180,7 +186,7 @@ export function createEngine(settings: EngineSettings): Engine {
     const { id, outcome } = cached
     const ageMs = cached.ageMs + (now - cached.cachedAt)
     const isSame = isSameRequest(fingerprint, cached.fingerprint)
-    if (isSame && !events.isHeard('replayed')) return { kind: 'replay', outcome, ageMs }
+    if (isSame && !events.isHeard('replayed')) return { kind: 'replay', outcome, ageMs, from: 'cache' }
     const subject = { id, key, route, scope: scopeOf(scope).hash }
     refuseMismatch(subject, fingerprint, cached.fingerprint)
     return replay(subject, operation, { from: 'cache', outcome, ageMs })
@@ -369,7 +375,7 @@ export function createEngine(settings: EngineSettings): Engine {
         tombstone: outcome.body === null,
         facts: () => reads?.(outcome) ?? {},
       })
-    return { kind: 'replay', outcome, ageMs }
+    return { kind: 'replay', outcome, ageMs, from }
   }
 
   function refuseMismatch(subject: EventSubject, asked: string | undefined, kept: string): void {

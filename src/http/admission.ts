@@ -3,7 +3,7 @@ import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { Begun, Engine } from '../core/engine.js'
 import { fingerprintInSlices } from '../core/fingerprint.js'
 import { createExchange, type Exchange } from './exchange.js'
-import { type GivenAnswer, refusalOf, replayOf } from './given-answer.js'
+import { cachedReplayOf, type GivenAnswer, refusalOf, replayOf } from './given-answer.js'
 import { factsOf } from './http-answer.js'
 import type { HttpSettings, IncomingOperation } from './http-options.js'
 import { keyFromHeaders } from './key-header.js'
@@ -113,7 +113,13 @@ function admissionOf<TRequest>(
   { route, request }: IncomingOperation<TRequest>,
   begun: Begun,
 ): Admission {
-  if (begun.kind === 'replay') return { kind: 'answer', answer: replayOf(begun.outcome, key) }
+  if (begun.kind === 'replay') {
+    const { outcome, from } = begun
+    return {
+      kind: 'answer',
+      answer: from === 'cache' ? cachedReplayOf(outcome, key) : replayOf(outcome, key),
+    }
+  }
   const { execution } = begun
   return { kind: 'run', exchange: createExchange({ key, route, execution, settings, request }) }
 }

@@ -21,20 +21,29 @@ const REPLAYED_HEADER = 'idempotent-replayed'
  * @throws {ResponseNotKeptError} when the body was not kept.
  */
 export function replayOf(outcome: Outcome, key: string): GivenAnswer {
-  const known = replays.get(outcome)
-  if (known !== undefined) return known
   const found = answerOf(outcome)
   if (!found.kept) throw new ResponseNotKeptError(key, found.status)
-  const { status, body, isText } = found.answer
-  const headers = [...found.answer.headers, [REPLAYED_HEADER, 'true'] as const]
-  const isShort = isText && body !== undefined && body.byteLength <= REMEMBERED_TEXT_BYTES
-  const replay = { status, headers, body, isText, replayed: true, text: isShort ? textOf(body) : undefined }
-  // A list may be changed by whoever sends it, and then the next replay would have it changed.
-  if (headers.every(([, value]) => typeof value === 'string')) replays.set(outcome, replay)
-  return replay
+  return {
+    ...found.answer,
+    headers: [...found.answer.headers, [REPLAYED_HEADER, 'true'] as const],
+    replayed: true,
+  }
 }
 
-/** Replays by outcome: the engine's cache gives the same outcome to each retry of a storm. */
+/** The same, made once for all retries that the engine's cache answers with the same outcome. */
+export function cachedReplayOf(outcome: Outcome, key: string): GivenAnswer {
+  const known = replays.get(outcome)
+  if (known !== undefined) return known
+  const replay = replayOf(outcome, key)
+  const { body, isText, headers } = replay
+  // A list may be changed by whoever sends it, and then the next replay would have it changed.
+  if (headers.some(([, value]) => typeof value !== 'string')) return replay
+  const isShort = isText && body !== undefined && body.byteLength <= REMEMBERED_TEXT_BYTES
+  const remembered = isShort ? { ...replay, text: textOf(body) } : replay
+  replays.set(outcome, remembered)
+  return remembered
+}
+
 const replays = new WeakMap<Outcome, GivenAnswer>()
 
 /** The text of a long one would double what the replay cache may hold. */
