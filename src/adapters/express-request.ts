@@ -96,8 +96,8 @@ export class ExpressState implements RequestProgress, RequestSteps, HoldOptions 
     const { exchange } = this
     if (exchange === undefined) return undefined
     // What `connect-timeout` says in the place of a handler that still runs is not that nothing was done.
-    if (this.request.timedout === true) return exchange.endUnanswered(captured.status).then(nothing)
-    const given: MaybePromise<GivenAnswer | undefined> = exchange.end(captured)
+    if (this.request.timedout === true) return exchange.endUnanswered(captured.status).then(() => undefined)
+    const given = exchange.end(captured)
     return isPromise(given) ? given.then((found) => this.#give(found)) : this.#give(given)
   }
 
@@ -125,8 +125,6 @@ export class ExpressState implements RequestProgress, RequestSteps, HoldOptions 
     await this.exchange?.saveIn(execute, capturedResponse(this.response, saved, this.maxBodyBytes))
   }
 }
-
-function nothing(): undefined {}
 
 const CLASSES_ARE_SHARED = Number.parseInt(process.versions.v8, 10) >= 13
 

@@ -1,3 +1,4 @@
+import { asBuffer } from '../contract/as-buffer.js'
 import { TransactionMisuseError } from '../contract/errors.js'
 import type { CapturedAnswer, Exchange } from '../http/exchange.js'
 import type { HeldResponse } from '../http/held-response.js'
@@ -104,10 +105,6 @@ async function answerWith(response: ExpressResponse, value: unknown): Promise<vo
     for await (const chunk of value) response.write(chunk)
     response.end()
   } else response.json(value)
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
 function isStreamed(value: unknown): value is AsyncIterable<string | Uint8Array> {

@@ -11,6 +11,7 @@ import type {
   RouteHandlerMethod,
   RouteOptions,
 } from 'fastify'
+import { asBuffer } from '../contract/as-buffer.js'
 import { OptionsError, saysNothingHappened, TransactionMisuseError } from '../contract/errors.js'
 import { isPromise } from '../contract/maybe-promise.js'
 import { type Admission, admit, keyOf } from '../http/admission.js'
@@ -360,7 +361,7 @@ function putBack(reply: FastifyReply, { status, headers }: Pick<CapturedAnswer, 
 function payloadOf({ body, isText, text }: GivenAnswer): string | Buffer | null {
   if (text !== undefined) return text
   if (body === undefined) return null
-  return isText ? textOf(body) : Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  return isText ? textOf(body) : asBuffer(body)
 }
 
 const onError: onErrorHookHandler = (request, _reply, error, done) => {

@@ -1,3 +1,4 @@
+import { asBuffer } from '../contract/as-buffer.js'
 import { type IdempotencyError, isIdempotencyError, ResponseNotKeptError } from '../contract/errors.js'
 import type { Outcome } from '../contract/store.js'
 import { answerOf, type HttpAnswer } from './http-answer.js'
@@ -51,7 +52,7 @@ const REMEMBERED_TEXT_BYTES = 4096
 
 /** A body as text. */
 export function textOf(body: Uint8Array): string {
-  return Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString()
+  return asBuffer(body).toString()
 }
 
 /** What this request itself has kept as its answer; `undefined` when the body was not kept. */

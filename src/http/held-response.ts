@@ -5,6 +5,7 @@ import {
   validateHeaderValue,
 } from 'node:http'
 import { finished, Readable } from 'node:stream'
+import { asBuffer } from '../contract/as-buffer.js'
 import { TransactionMisuseError } from '../contract/errors.js'
 import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { CapturedAnswer } from './exchange.js'
@@ -560,7 +561,7 @@ function bytesOf(chunk: unknown, encoding: BufferEncoding | undefined, isReused:
     )
   // A writer is told at once that it may use its memory again.
   if (isReused) return Buffer.from(chunk)
-  return Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
+  return asBuffer(chunk)
 }
 
 function headOf(res: ServerResponse): ResponseHead {

@@ -1,3 +1,4 @@
+import { asBuffer } from '../contract/as-buffer.js'
 import { OptionsError, StoreFullError } from '../contract/errors.js'
 import type {
   ClaimRequest,
@@ -108,10 +109,6 @@ class MemoryRecord extends Queued {
       id.length + fingerprint.length + this.#key.length + this.#route.length + this.#scope.length
     return RECORD_OVERHEAD_BYTES + characters * 2 + outcomeBytes
   }
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
 const RECORD_OVERHEAD_BYTES = 400

@@ -1,3 +1,4 @@
+import { asBuffer } from '../contract/as-buffer.js'
 import type { Completion, Outcome, StatementValue } from '../contract/store.js'
 import type { TableNames } from './postgres-names.js'
 import { bucketOf } from './postgres-record.js'
@@ -52,7 +53,7 @@ export function completeOrFailText(
     ttlMs,
     result === 'failed' ? `'failed'` : `'succeeded'`,
     bytesLiteral(Buffer.from(head)),
-    body === null ? 'null' : bytesLiteral(Buffer.from(body.buffer, body.byteOffset, body.byteLength)),
+    body === null ? 'null' : bytesLiteral(asBuffer(body)),
   ]
   return `select ${complete}(${values.join(', ')})`
 }
@@ -81,12 +82,12 @@ select 2 from generate_series(1, 2) where pg_current_xact_id_if_assigned() is nu
 /** The values of `completeOnce` and `completeInWritten`. */
 export function completionValues({ id, token, outcome, ttlMs }: Completion): StatementValue[] {
   const { result, head, body } = outcome
-  return [result, head, asBuffer(body), ttlMs, ttlMs, id, token]
+  return [result, head, bytesOf(body), ttlMs, ttlMs, id, token]
 }
 
 /** Bytes as every client takes them. */
-export function asBuffer(body: Outcome['body']): Buffer | null {
-  return body === null ? null : Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+export function bytesOf(body: Outcome['body']): Buffer | null {
+  return body === null ? null : asBuffer(body)
 }
 
 function completionText(table: string, condition: string): string {

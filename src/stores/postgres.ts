@@ -14,7 +14,7 @@ import type {
 } from '../contract/store.js'
 import { ALONE, type Batch, createBatch } from './postgres-batch.js'
 import { claimsValues, claimValues, LONG, type PlacedAnswer } from './postgres-claim.js'
-import { asBuffer, CLAIM_LOST, completionValues } from './postgres-complete.js'
+import { bytesOf, CLAIM_LOST, completionValues } from './postgres-complete.js'
 import {
   type DriverEnd,
   type DriverTransaction,
@@ -255,7 +255,7 @@ export function postgresStore(
     renew: (id, token, leaseMs) => renew({ id, token, values: [leaseMs] }),
 
     complete(id, token, { result, head, body }, ttlMs) {
-      const step = { id, token, values: [ttlMs, result, head, asBuffer(body)] }
+      const step = { id, token, values: [ttlMs, result, head, bytesOf(body)] }
       return (body?.byteLength ?? 0) > LONGEST_IN_BATCH ? stepAlone('complete', step) : complete(step)
     },
 
@@ -283,7 +283,7 @@ export function postgresStore(
     settle(id, resolution, ttlMs) {
       if (resolution === 'release') return changed(statements.settleByRelease, [id])
       const { result, head, body } = resolution
-      return changed(statements.settleByOutcome, [id, ttlMs, result, head, asBuffer(body)])
+      return changed(statements.settleByOutcome, [id, ttlMs, result, head, bytesOf(body)])
     },
 
     async transaction(work, settings) {

@@ -1,4 +1,5 @@
 import { isUtf8 } from 'node:buffer'
+import { asBuffer } from '../contract/as-buffer.js'
 import { OutcomeUnreadableError, StoreUnfitError } from '../contract/errors.js'
 import { isPromise, type MaybePromise } from '../contract/maybe-promise.js'
 import type { ClaimRequest, ClaimResult, Outcome, RecordMeta, StoredRecord } from '../contract/store.js'
@@ -90,7 +91,7 @@ export function encodeClaim({ token, fingerprint, meta }: ClaimRequest): string 
 export function encodeOutcome(outcome: Outcome, above: number): MaybePromise<string | Buffer> {
   const { body } = outcome
   if (body === null || body.byteLength === 0) return beginning(outcome, body === null ? 't' : 'b')
-  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  const bytes = asBuffer(body)
   if (bytes.byteLength <= above) return asTheyAre(outcome, bytes)
   const shorter = compressed(bytes)
   const encode = (found: Buffer | undefined): string | Buffer =>

@@ -6,6 +6,7 @@ import {
   type KeyObject,
   randomBytes,
 } from 'node:crypto'
+import { asBuffer } from '../contract/as-buffer.js'
 import { OutcomeUnreadableError } from '../contract/errors.js'
 import type { Outcome } from '../contract/store.js'
 import { compressed, decompressed } from './compression.js'
@@ -107,10 +108,6 @@ export function createSealer(keys: readonly [Uint8Array, ...Uint8Array[]], above
       }
     },
   }
-}
-
-function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
-  return Buffer.from(buffer, byteOffset, byteLength)
 }
 
 /**

@@ -417,15 +417,21 @@ describeWith(['postgres'], 'a record in Postgres', () => {
 })
 
 describeWith(['postgres'], 'postgresStore sweep', () => {
-  it('removes everything that has expired, over several batches and processes', async () => {
+  /** A table of its own, with so many records that have expired. */
+  async function withExpired(count: number) {
     const table = aTable()
     const store = postgresStore(pool, { table })
     await store.migrate()
     await pool.query(`
       insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at, expiry_bucket)
       select 'gone ' || n, '', '', '', 0, '', 'running', 1, now(), now(), floor(extract(epoch from now()) / 10)
-      from generate_series(1, 2500) n
+      from generate_series(1, ${count}) n
     `)
+    return { table, store }
+  }
+
+  it('removes everything that has expired, over several batches and processes', async () => {
+    const { table, store } = await withExpired(2500)
     const live = aClaim()
     await store.claim(live)
     const removed = await Promise.all(times(3, () => store.sweep?.()))
@@ -434,14 +440,7 @@ describeWith(['postgres'], 'postgresStore sweep', () => {
   })
 
   it('rests between its batches', async () => {
-    const table = aTable()
-    const store = postgresStore(pool, { table })
-    await store.migrate()
-    await pool.query(`
-      insert into ${table} (id, scope, key, route, first_seen_at, fingerprint, status, fence, lease_until, expires_at, expiry_bucket)
-      select 'gone ' || n, '', '', '', 0, '', 'running', 1, now(), now(), floor(extract(epoch from now()) / 10)
-      from generate_series(1, 20000) n
-    `)
+    const { table, store } = await withExpired(20_000)
     const swept = store.sweep?.()
     const resting = `select count(*)::int as count from pg_stat_activity where wait_event = 'PgSleep' and query like '%${table}%'`
     await expect
